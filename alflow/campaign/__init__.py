@@ -1,0 +1,1 @@
+"""The mind: events, state, policies. Pure; standard library only."""

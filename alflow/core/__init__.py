@@ -1,0 +1,1 @@
+"""Values: structures, labels, seeds, units. Needs numpy only."""

@@ -1,0 +1,105 @@
+"""Reference labels, the level of theory they belong to, and the verdict on each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from alflow.core.frames import Floats, Frames
+from alflow.errors import DataError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Labels:
+    """Reference values or predictions for a batch of frames.
+
+    Attributes:
+        energy: total energy in eV, (n_frames,); NaN where there is none.
+        forces: forces in eV/angstrom, (n_atoms, 3).
+        stress: Cauchy stress in eV/angstrom^3, tension positive, (n_frames, 3, 3), or None;
+            rows of NaN where a frame has none.
+    """
+
+    energy: Floats
+    forces: Floats
+    stress: Floats | None = None
+
+    def __post_init__(self) -> None:
+        if self.energy.ndim != 1 or self.forces.ndim != 2 or self.forces.shape[1] != 3:
+            raise DataError(
+                f"Labels: expected energy (n_frames,) and forces (n_atoms, 3), "
+                f"got {self.energy.shape} and {self.forces.shape}"
+            )
+        if self.stress is not None and self.stress.shape != (len(self.energy), 3, 3):
+            raise DataError(f"Labels.stress has shape {self.stress.shape}, expected {(len(self.energy), 3, 3)}")
+
+    def __len__(self) -> int:
+        return len(self.energy)
+
+    def take(self, frames: Frames, indices: ArrayLike) -> Labels:
+        """The labels of `frames` at `indices`, in that order."""
+        pick = np.asarray(indices, np.int64).reshape(-1)
+        stress = None if self.stress is None else self.stress[pick]
+        return Labels(self.energy[pick], self.forces[frames.atoms_of(pick)], stress)
+
+    @staticmethod
+    def missing(frames: Frames, stress: bool = True) -> Labels:
+        """Labels of NaN: the place of what could not be computed."""
+        n = len(frames)
+        return Labels(
+            np.full(n, np.nan),
+            np.full((frames.n_atoms, 3), np.nan),
+            np.full((n, 3, 3), np.nan) if stress else None,
+        )
+
+    @staticmethod
+    def concat(parts: Sequence[Labels]) -> Labels:
+        """Lay several end to end; a missing stress becomes NaN if any part has one."""
+        if not parts:
+            return Labels(np.zeros(0), np.zeros((0, 3)))
+        stress = None
+        if any(p.stress is not None for p in parts):
+            stress = np.concatenate([np.full((len(p), 3, 3), np.nan) if p.stress is None else p.stress for p in parts])
+        return Labels(np.concatenate([p.energy for p in parts]), np.concatenate([p.forces for p in parts]), stress)
+
+
+@dataclass(frozen=True, slots=True)
+class Theory:
+    """A level of theory: labels of two different ones never share a dataset.
+
+    Attributes:
+        code: the family of programs, such as ``espresso`` or ``lammps``.
+        settings: everything that decides the numbers, as plain JSON values.
+    """
+
+    code: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that change when any setting does."""
+        text = json.dumps([self.code, dict(self.settings)], sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of the label of one frame.
+
+    Attributes:
+        ok: the label may enter a dataset.
+        reason: why not, in a few words; empty if ok.
+        log: path of the log that shows it, or empty.
+        corrections: what was changed on the way, one dict each.
+    """
+
+    ok: bool
+    reason: str = ""
+    log: str = ""
+    corrections: tuple[Mapping[str, Any], ...] = ()

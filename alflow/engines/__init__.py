@@ -1,0 +1,1 @@
+"""Outside programs: LAMMPS, MPI launchers, batched MD."""

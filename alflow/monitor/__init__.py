@@ -1,0 +1,1 @@
+"""Status, dashboard and report: all read the journal."""

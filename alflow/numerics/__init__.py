@@ -1,0 +1,1 @@
+"""Algorithms on arrays: no files, no atoms objects."""

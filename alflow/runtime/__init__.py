@@ -1,0 +1,1 @@
+"""The hands: worker, runners, journal, coordinator."""

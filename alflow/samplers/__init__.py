@@ -1,0 +1,1 @@
+"""Parts that move structures and bring home candidates."""

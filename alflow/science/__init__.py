@@ -1,0 +1,1 @@
+"""What a potential is worth: crystals, elastic constants, cold curves."""

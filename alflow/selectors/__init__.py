@@ -1,0 +1,1 @@
+"""Parts that pick which candidates are worth a label."""

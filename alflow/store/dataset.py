@@ -1,0 +1,95 @@
+"""`Dataset`: an immutable snapshot of labelled frames of one theory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from alflow.core.frames import Frames, Ints
+from alflow.core.labels import Labels, Theory
+from alflow.errors import DataError
+from alflow.store.shards import Column, Shard, read_shard
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Labelled frames of one level of theory, in memory.
+
+    Attributes:
+        frames: the structures.
+        labels: their labels, none of them NaN in energy or forces.
+        theory: the level of theory all of them share.
+        columns: provenance and figures per frame, each (n_frames,).
+    """
+
+    frames: Frames
+    labels: Labels
+    theory: Theory
+    columns: Mapping[str, Column] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.labels) != len(self.frames) or len(self.labels.forces) != self.frames.n_atoms:
+            raise DataError(f"Dataset: {len(self.labels)} labels for {len(self.frames)} frames")
+        if not (np.isfinite(self.labels.energy).all() and np.isfinite(self.labels.forces).all()):
+            raise DataError("Dataset: NaN or infinite energies or forces; failed labels must not be stored")
+
+    @staticmethod
+    def open(shards: Sequence[tuple[Path, int, int]] | Sequence[Path]) -> Dataset:
+        """Read shards, or frames start:stop of each, in the given order; a frame met twice is kept once.
+
+        Raises:
+            DataError: no shard, a shard without labels, or two theories.
+        """
+        parts = [read_shard(*(s if isinstance(s, tuple) else (s,))) for s in shards]
+        if not parts:
+            raise DataError("Dataset.open: no shards")
+        theories: dict[str, Theory] = {}
+        for part, where in zip(parts, shards, strict=True):
+            if part.labels is None or part.theory is None:
+                raise DataError(f"{where}: holds no labels")
+            theories[part.theory.fingerprint] = part.theory
+        if len(theories) > 1:
+            raise DataError(f"Dataset.open: shards of {len(theories)} theories: {sorted(theories)}; expected one")
+        return _joined(parts, next(iter(theories.values())))
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """Content id of each frame."""
+        return self.frames.ids()
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def take(self, indices: Ints | Sequence[int]) -> Dataset:
+        """The frames at `indices`, in that order."""
+        pick = np.asarray(indices, np.int64)
+        return Dataset(
+            self.frames.take(pick),
+            self.labels.take(self.frames, pick),
+            self.theory,
+            {k: v[pick] for k, v in self.columns.items()},
+        )
+
+    def batches(self, max_atoms: int) -> Iterator[tuple[Frames, Labels]]:
+        """Consecutive batches of at most `max_atoms` atoms, one frame at least."""
+        start = 0
+        while start < len(self):
+            atoms = self.frames.offsets[start + 1 :] - self.frames.offsets[start]
+            n = max(1, int(np.searchsorted(atoms, max_atoms, side="right")))
+            part = self.take(range(start, start + n))
+            yield part.frames, part.labels
+            start += n
+
+
+def _joined(parts: Sequence[Shard], theory: Theory) -> Dataset:
+    frames = Frames.concat([p.frames for p in parts])
+    labels = Labels.concat([p.labels for p in parts if p.labels is not None])
+    names = set.intersection(*(set(p.columns) for p in parts))
+    columns = {n: np.concatenate([p.columns[n] for p in parts]) for n in sorted(names)}
+    whole = Dataset(frames, labels, theory, columns)
+    _, first = np.unique(np.array(whole.ids), return_index=True)
+    return whole if len(first) == len(whole) else whole.take(np.sort(first))

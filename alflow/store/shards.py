@@ -1,0 +1,135 @@
+"""Sealed HDF5 shards: written once, renamed into place, never appended.
+
+One format serves a builder's batch, a sampler's candidates and a labeller's dataset: ragged `Frames`, columns of
+figures per frame (scores, temperatures, provenance), and, if they were bought, `Labels` and their `Theory`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from alflow.core.frames import Floats, Frames
+from alflow.core.labels import Labels, Theory
+from alflow.errors import DataError
+from alflow.store.files import written_whole
+
+SCHEMA: Final = 1
+Column = NDArray[Any]
+_FRAMES: Final = ("numbers", "positions", "cell", "pbc", "offsets")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shard:
+    """What a shard holds.
+
+    Attributes:
+        frames: the structures.
+        columns: figures or words per frame, each (n_frames,).
+        labels: what was bought, or None.
+        theory: the level of theory of `labels`, or None.
+    """
+
+    frames: Frames
+    columns: Mapping[str, Column] = field(default_factory=dict)
+    labels: Labels | None = None
+    theory: Theory | None = None
+
+    def take(self, indices: NDArray[np.int64] | list[int] | range) -> Shard:
+        """The frames at `indices` with their columns and labels."""
+        pick = np.asarray(indices, np.int64)
+        return Shard(
+            self.frames.take(pick),
+            {k: v[pick] for k, v in self.columns.items()},
+            None if self.labels is None else self.labels.take(self.frames, pick),
+            self.theory,
+        )
+
+
+def write_shard(path: Path, shard: Shard) -> None:
+    """Write a shard, whole or not at all.
+
+    Raises:
+        DataError: a column or a label does not fit the frames, or labels come without a theory.
+    """
+    f, labels = shard.frames, shard.labels
+    if (labels is None) != (shard.theory is None):
+        raise DataError(f"{path}: labels and theory come together or not at all")
+    if labels is not None and (len(labels) != len(f) or len(labels.forces) != f.n_atoms):
+        raise DataError(
+            f"{path}: labels of {len(labels)} frames and {len(labels.forces)} atoms for {len(f)} frames and {f.n_atoms} atoms"
+        )
+    for name, column in shard.columns.items():
+        if len(column) != len(f):
+            raise DataError(f"{path}: column {name!r} has {len(column)} rows, expected {len(f)}")
+    with written_whole(path) as draft, h5py.File(draft, "w") as h:
+        h.attrs["alflow_shard"] = SCHEMA
+        if shard.theory is not None:
+            h.attrs["theory"] = json.dumps({"code": shard.theory.code, "settings": dict(shard.theory.settings)})
+        for name in _FRAMES:
+            h[name] = getattr(f, name)
+        h["positions"].attrs["unit"] = h["cell"].attrs["unit"] = "angstrom"
+        if labels is not None:
+            h["energy"], h["forces"] = labels.energy, labels.forces
+            h["energy"].attrs["unit"], h["forces"].attrs["unit"] = "eV", "eV/angstrom"
+            if labels.stress is not None:
+                h["stress"] = labels.stress
+                h["stress"].attrs["unit"] = "eV/angstrom^3"
+        group = h.create_group("columns")
+        for name, column in shard.columns.items():
+            values = np.asarray(column)
+            words = values.dtype.kind in "UOS"
+            group.create_dataset(
+                name, data=values.astype(object) if words else values, dtype=h5py.string_dtype() if words else None
+            )
+
+
+def read_shard(path: Path, start: int = 0, stop: int | None = None) -> Shard:
+    """Read frames `start:stop` of a shard with their columns and labels.
+
+    Raises:
+        DataError: not there, not a shard, of a later schema, or damaged.
+    """
+    try:
+        with h5py.File(path, "r") as h:
+            if h.attrs.get("alflow_shard") != SCHEMA:
+                raise DataError(
+                    f"{path}: expected an alflow shard of schema {SCHEMA}, got {h.attrs.get('alflow_shard')!r}"
+                )
+            return _read(h, start, stop)
+    except (OSError, KeyError, RuntimeError) as exc:
+        raise DataError(f"{path}: cannot be read as a shard: {exc}") from exc
+
+
+def count_frames(path: Path) -> int:
+    """How many frames a shard holds, without reading them."""
+    try:
+        with h5py.File(path, "r") as h:
+            return int(h["cell"].shape[0])
+    except (OSError, KeyError) as exc:
+        raise DataError(f"{path}: cannot be read as a shard: {exc}") from exc
+
+
+def _read(h: h5py.File, start: int, stop: int | None) -> Shard:
+    stop = int(h["cell"].shape[0]) if stop is None else stop
+    rows = slice(start, stop)
+    offsets = h["offsets"][start : stop + 1]
+    atoms = slice(int(offsets[0]), int(offsets[-1]))
+    frames = Frames(h["numbers"][atoms], h["positions"][atoms], h["cell"][rows], h["pbc"][rows], offsets - offsets[0])
+    columns = {
+        name: d.asstr()[rows].astype(np.str_) if h5py.check_string_dtype(d.dtype) else d[rows]
+        for name, d in h["columns"].items()
+    }
+    labels = theory = None
+    if "energy" in h:
+        stress: Floats | None = h["stress"][rows] if "stress" in h else None
+        labels = Labels(h["energy"][rows], h["forces"][atoms], stress)
+        theory = Theory(**json.loads(h.attrs["theory"]))
+    return Shard(frames, columns, labels, theory)

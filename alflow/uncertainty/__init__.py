@@ -1,0 +1,1 @@
+"""Parts that turn a fitted model into a gauge."""
