@@ -64,7 +64,8 @@ def write_shard(path: Path, shard: Shard) -> None:
         raise DataError(f"{path}: labels and theory come together or not at all")
     if labels is not None and (len(labels) != len(f) or len(labels.forces) != f.n_atoms):
         raise DataError(
-            f"{path}: labels of {len(labels)} frames and {len(labels.forces)} atoms for {len(f)} frames and {f.n_atoms} atoms"
+            f"{path}: labels of {len(labels)} frames and {len(labels.forces)} atoms, "
+            f"expected {len(f)} frames and {f.n_atoms} atoms"
         )
     for name, column in shard.columns.items():
         if len(column) != len(f):
