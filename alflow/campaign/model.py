@@ -1,8 +1,18 @@
-"""Tasks, events and the state they fold into. Pure: no clock, no disk, no randomness."""
+"""Tasks, events and the state they fold into. Pure: no clock, no disk, no randomness.
+
+An event says what has happened; `apply` folds it into the `State`; the journal is the list of all events. The state is
+changed in place, so that a fold is linear in the events however many tasks are open.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
+
+from alflow.errors import JournalError
 
 
 class Verb(StrEnum):
@@ -12,6 +22,8 @@ class Verb(StrEnum):
     SAMPLE = "sample"
     SELECT = "select"
     LABEL = "label"
+    MERGE = "merge"
+    """Join finished labels into one sealed shard of the dataset."""
     FIT = "fit"
     CALIBRATE = "calibrate"
     """Join the members that arrived into a model, calibrate its gauge, measure it on held-out frames."""
@@ -30,3 +42,436 @@ class FailureKind(StrEnum):
     """The structure's: dropped and counted."""
     DEFECT = "defect"
     """Ours: stop, loudly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Frames start:stop of a shard file, by its path relative to the run directory."""
+
+    path: str
+    start: int
+    stop: int
+
+    @property
+    def n(self) -> int:
+        """How many frames."""
+        return self.stop - self.start
+
+    def json(self) -> list[Any]:
+        """As it stands in a task's args."""
+        return [self.path, self.start, self.stop]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Everything a worker needs, as plain JSON values. The id fixes the task's folder and its random numbers."""
+
+    id: str
+    verb: Verb
+    args: Mapping[str, Any]
+
+    @property
+    def loop(self) -> int:
+        """Which loop of the campaign it belongs to."""
+        return int(self.args.get("loop", 0))
+
+
+# ---- events: what has happened, in the past tense ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A task was given out."""
+
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A task ended with a result."""
+
+    task_id: str
+    result: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A task ended for good without a result."""
+
+    task_id: str
+    kind: FailureKind
+    detail: str
+    log: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """A task failed and was given out again."""
+
+    task_id: str
+    kind: FailureKind
+    detail: str
+    log: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """A task is no longer wanted; what it may still bring is ignored."""
+
+    task_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A loop has done its part and waits at the sync point."""
+
+    loop: int
+
+
+@dataclass(frozen=True, slots=True)
+class VersionLost:
+    """Too few members of a model arrived for it to be usable."""
+
+    loop: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """The loops' data were merged: from here on every loop sees all of it."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The stage's goal is reached: nothing new is sampled, what was bought is still used."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StageDone:
+    """A stage is over; the next one keeps the data or the model, or neither."""
+
+    stage: int
+    reason: str
+    keep_data: bool = False
+    keep_model: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The campaign is over."""
+
+    reason: str
+    failed: bool = False
+
+
+Event = (
+    Submitted | Finished | Failed | Retried | Cancelled | Arrived | VersionLost | Synced | Ending | StageDone | Closed
+)
+
+
+# ---- the state -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Version:
+    """A model in the making: its fit tasks and what came back from them."""
+
+    number: int
+    seen: int
+    shards: list[list[Any]]
+    """What the fits were given; more may have become visible since."""
+    groups: dict[str, Mapping[str, Any] | None] = field(default_factory=dict)
+    """Fit task -> its result; None while it runs. A failed one is removed."""
+
+    @property
+    def arrived(self) -> int:
+        """Members that are there."""
+        return sum(len(r["members"]) for r in self.groups.values() if r is not None)
+
+    @property
+    def running(self) -> bool:
+        """Whether a fit is still out."""
+        return any(r is None for r in self.groups.values())
+
+
+@dataclass(slots=True)
+class Loop:
+    """One active-learning loop: `rounds` and `stream` have one, `cycles` has several."""
+
+    pool: list[Batch] = field(default_factory=list)
+    """Sampled, not yet selected."""
+    queue: list[Batch] = field(default_factory=list)
+    """Selected, no label task yet."""
+    labelled: list[Batch] = field(default_factory=list)
+    """Bought, not yet in a shard."""
+    shards: list[Batch] = field(default_factory=list)
+    """Sealed shards that only this loop sees, until the next sync point."""
+    model: str | None = None
+    """Path of the current model's manifest."""
+    seen: int = 0
+    """Frames the current model was fitted to."""
+    versions: int = 0
+    making: Version | None = None
+    lengths: list[float] = field(default_factory=list)
+    """Trajectory lengths under the current model."""
+    barren: int = 0
+    """Trajectories in a row, over all models, that ended without a candidate."""
+    wave: int = 0
+    """Sampling waves begun."""
+    synced_wave: int = 0
+    """What `wave` was at the last sync point."""
+    waiting: bool = False
+    """At the sync point."""
+    due: bool = False
+    """A fit is due whatever the number of new labels (after a sync point)."""
+    lost_versions: int = 0
+    """Versions in a row that failed."""
+
+
+@dataclass(slots=True)
+class State:
+    """All that a policy may look at. What is not said to be of the campaign restarts with each stage."""
+
+    stage: int = 0
+    issued: Counter[Verb] = field(default_factory=Counter)
+    open: dict[str, Task] = field(default_factory=dict)
+    running: Counter[tuple[int, Verb]] = field(default_factory=Counter)
+    """Open tasks by loop and verb."""
+    open_frames: int = 0
+    """Frames in open label tasks."""
+    attempts: Counter[str] = field(default_factory=Counter)
+    """Retries of open tasks, by task and kind: ``id/kind``."""
+    base: list[Batch] = field(default_factory=list)
+    """Shards that every loop sees."""
+    loops: list[Loop] = field(default_factory=lambda: [Loop()])
+    syncs: int = 0
+    models: int = 0
+    """Models finished in this stage, of all loops."""
+    bought: int = 0
+    """Labels bought in this stage."""
+    unbought: int = 0
+    """Frames of this stage whose label failed."""
+    evaluated: int = 0
+    """Evaluations that ended, well or not."""
+    ending: str = ""
+    failures: Counter[FailureKind] = field(default_factory=Counter)
+    """Of the campaign."""
+    archive: list[tuple[Batch, ...]] = field(default_factory=list)
+    """Of the campaign: the shards each finished stage left."""
+    closed: Closed | None = None
+
+    def active(self, *verbs: Verb, loop: int = 0) -> int:
+        """How many tasks of these verbs this loop has open."""
+        return sum(self.running[loop, v] for v in verbs)
+
+    def visible(self, loop: int) -> list[Batch]:
+        """The sealed shards that a loop's fits see."""
+        return self.base + self.loops[loop].shards
+
+    def frames_visible(self, loop: int) -> int:
+        """Labelled frames that a loop's fits see."""
+        return sum(b.n for b in self.visible(loop))
+
+
+def fold(events: Iterable[Event], state: State | None = None) -> State:
+    """The state after all events, from the beginning or from `state`."""
+    state = State() if state is None else state
+    for event in events:
+        apply(state, event)
+    return state
+
+
+def apply(state: State, event: Event) -> None:
+    """Fold one more event into `state`.
+
+    Raises:
+        JournalError: the event cannot follow from the state, such as the end of a task that is not open.
+    """
+    match event:
+        case Submitted(task):
+            _submitted(state, task)
+        case Finished(task_id, result):
+            task = _close(state, task_id)
+            _FINISHED[task.verb](state, state.loops[task.loop], task, result)
+        case Failed(task_id, kind):
+            task = _close(state, task_id)
+            state.failures[kind] += 1
+            _failed(state, state.loops[task.loop], task)
+        case Retried(task_id, kind):
+            if task_id not in state.open:
+                raise JournalError(f"task {task_id!r} was retried but is not open")
+            state.attempts[f"{task_id}/{kind}"] += 1
+        case Cancelled(task_id):
+            _close(state, task_id)
+        case Arrived(k):
+            state.loops[k].waiting = True
+        case VersionLost(k):
+            loop = state.loops[k]
+            loop.making, loop.lost_versions = None, loop.lost_versions + 1
+        case Synced(number):
+            state.syncs = number
+            _sync(state)
+        case Ending(reason):
+            state.ending = reason
+        case StageDone():
+            _next_stage(state, event)
+        case Closed():
+            state.closed = event
+
+
+def _submitted(state: State, task: Task) -> None:
+    if task.id in state.open:
+        raise JournalError(f"task {task.id!r} was submitted twice")
+    while len(state.loops) <= task.loop:
+        state.loops.append(_newcomer(state))
+    loop = state.loops[task.loop]
+    state.issued[task.verb] += 1
+    state.open[task.id] = task
+    state.running[task.loop, task.verb] += 1
+    match task.verb:
+        case Verb.SAMPLE:
+            loop.wave = max(loop.wave, task.args.get("wave", 0))
+        case Verb.SELECT:
+            loop.pool = []
+        case Verb.LABEL:
+            path, start, stop = task.args["frames"]
+            state.open_frames += stop - start
+            _take_from_queue(loop, Batch(path, start, stop))
+        case Verb.MERGE:
+            loop.labelled = []
+        case Verb.FIT:
+            if loop.making is None:
+                loop.versions += 1
+                loop.making = Version(loop.versions, task.args["n_frames"], task.args["shards"])
+            loop.making.groups[task.id] = None
+            loop.due = False
+
+
+def _newcomer(state: State) -> Loop:
+    first = state.loops[0]
+    return Loop(model=first.model, seen=first.seen, versions=first.versions, due=first.due)
+
+
+def _take_from_queue(loop: Loop, taken: Batch) -> None:
+    for i, batch in enumerate(loop.queue):
+        if batch.path == taken.path and batch.start == taken.start:
+            rest = Batch(batch.path, taken.stop, batch.stop)
+            loop.queue[i : i + 1] = [rest] if rest.n else []
+            return
+    raise JournalError(f"a label task took {taken}, which is not queued")
+
+
+def _close(state: State, task_id: str) -> Task:
+    task = state.open.pop(task_id, None)
+    if task is None:
+        raise JournalError(f"task {task_id!r} ended but is not open")
+    state.running[task.loop, task.verb] -= 1
+    for kind in FailureKind:
+        state.attempts.pop(f"{task_id}/{kind}", None)
+    if task.verb is Verb.LABEL:
+        _, start, stop = task.args["frames"]
+        state.open_frames -= stop - start
+    return task
+
+
+def _some(result: Mapping[str, Any]) -> list[Batch]:
+    return [Batch(result["path"], 0, result["n"])] if result["n"] else []
+
+
+def _built(_: State, loop: Loop, __: Task, result: Mapping[str, Any]) -> None:
+    loop.queue += _some(result)
+
+
+def _sampled(_: State, loop: Loop, task: Task, result: Mapping[str, Any]) -> None:
+    loop.pool += _some(result)
+    loop.barren = 0 if result["n"] else loop.barren + len(result["lengths"])
+    if task.args.get("model") == loop.model:
+        loop.lengths += result["lengths"]
+
+
+def _selected(_: State, loop: Loop, __: Task, result: Mapping[str, Any]) -> None:
+    loop.queue += _some(result)
+
+
+def _labelled(state: State, loop: Loop, task: Task, result: Mapping[str, Any]) -> None:
+    loop.labelled += _some(result)
+    state.bought += result["n"]
+    _, start, stop = task.args["frames"]
+    state.unbought += stop - start - result["n"]
+
+
+def _merged(_: State, loop: Loop, __: Task, result: Mapping[str, Any]) -> None:
+    loop.shards += _some(result)
+
+
+def _fitted(_: State, loop: Loop, task: Task, result: Mapping[str, Any]) -> None:
+    if loop.making is not None:
+        loop.making.groups[task.id] = result
+
+
+def _calibrated(state: State, loop: Loop, _: Task, result: Mapping[str, Any]) -> None:
+    state.models += 1
+    if loop.making is not None:
+        loop.model, loop.seen = result["path"], loop.making.seen
+    loop.making, loop.lengths, loop.lost_versions = None, [], 0
+
+
+def _evaluated(state: State, _: Loop, __: Task, ___: Mapping[str, Any]) -> None:
+    state.evaluated += 1
+
+
+_FINISHED = {
+    Verb.BUILD: _built,
+    Verb.SAMPLE: _sampled,
+    Verb.SELECT: _selected,
+    Verb.LABEL: _labelled,
+    Verb.MERGE: _merged,
+    Verb.FIT: _fitted,
+    Verb.CALIBRATE: _calibrated,
+    Verb.EVALUATE: _evaluated,
+}
+
+
+def _failed(state: State, loop: Loop, task: Task) -> None:
+    match task.verb:
+        case Verb.LABEL:
+            _, start, stop = task.args["frames"]
+            state.unbought += stop - start
+        case Verb.FIT if loop.making is not None:
+            loop.making.groups.pop(task.id, None)
+        case Verb.CALIBRATE:
+            loop.making, loop.lost_versions = None, loop.lost_versions + 1
+        case Verb.SAMPLE:
+            loop.barren += int(task.args["count"])
+        case Verb.EVALUATE:
+            state.evaluated += 1
+
+
+def _sync(state: State) -> None:
+    for loop in state.loops:
+        state.base += loop.shards
+        loop.shards = []
+        if loop.waiting:
+            loop.waiting, loop.synced_wave = False, loop.wave
+    for k, loop in enumerate(state.loops):
+        loop.due = loop.due or (loop.synced_wave == loop.wave and state.frames_visible(k) > loop.seen)
+
+
+def _next_stage(state: State, done: StageDone) -> None:
+    shards = tuple(state.base + [s for loop in state.loops for s in loop.shards])
+    first = state.loops[0]
+    state.archive.append(shards)
+    state.stage = done.stage + 1
+    state.issued, state.running = Counter(), Counter()
+    state.base = list(shards) if done.keep_data else []
+    fresh = Loop(due=done.keep_data and bool(shards))
+    if done.keep_data and done.keep_model and first.model is not None:
+        fresh = Loop(model=first.model, seen=first.seen, versions=first.versions)
+    state.loops = [fresh]
+    state.syncs = state.models = state.bought = state.unbought = state.evaluated = 0
+    state.ending = ""

@@ -2,7 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from statistics import median
+from typing import Any, Final
+
+from alflow.campaign.model import (
+    Arrived,
+    Batch,
+    Cancelled,
+    Closed,
+    Ending,
+    Event,
+    Failed,
+    FailureKind,
+    Retried,
+    StageDone,
+    State,
+    Submitted,
+    Synced,
+    Task,
+    Verb,
+    VersionLost,
+)
+from alflow.errors import CampaignError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,3 +116,307 @@ class Cycles:
 
 
 Policy = Rounds | Stream | Cycles
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a policy must know of a stage besides the state.
+
+    Attributes:
+        policy: how work is scheduled.
+        until: when the stage is done.
+        guided: the sampler needs a model.
+        members: members of a model.
+        members_per_task: members that one fit task trains.
+        min_members: a model is usable once so many members are there and no fit is running.
+        evaluate: hold the last model against the reference at the end.
+        source: index of the earlier stage whose frames the builder draws from, or None.
+        keep_data: the next stage goes on with this one's dataset (same theory).
+        keep_model: the next stage starts with this one's model (same potential).
+    """
+
+    policy: Policy
+    until: Until
+    guided: bool = True
+    members: int = 1
+    members_per_task: int = 1
+    min_members: int = 1
+    evaluate: bool = False
+    source: int | None = None
+    keep_data: bool = False
+    keep_model: bool = False
+
+
+BUILD_CHUNK: Final = 1000
+"""Structures one build task makes at most."""
+BARREN: Final = 64
+"""Trajectories in a row without a candidate after which sampling on is a waste (at least two waves of them)."""
+MAX_RETRIES: Final[Mapping[FailureKind, int]] = {FailureKind.INFRASTRUCTURE: 5, FailureKind.RESOURCE: 3}
+MAX_LOST_VERSIONS: Final = 3
+FIRST_QUORUM: Final = 0.9
+"""A stream's first fit starts when this part of the initial labels is there."""
+
+
+# ---- decisions -----------------------------------------------------------------------------------------------------
+
+
+def decide(plan: Plan, s: State) -> list[Event]:
+    """The next events; empty means wait for a task to end.
+
+    Raises:
+        CampaignError: nothing is open and nothing is decided, which would wait for ever.
+    """
+    if s.closed is not None:
+        return []
+    events = list(_decide(plan, s))
+    if not events and not s.open:
+        raise CampaignError(f"stage {s.stage}: nothing is running and nothing was decided: {s}")
+    return events
+
+
+def respond(s: State, task: Task, kind: FailureKind, detail: str, log: str) -> list[Event]:
+    """What a failure of an open task leads to: another try, or its end, or the campaign's."""
+    if kind in MAX_RETRIES and s.attempts[f"{task.id}/{kind}"] < MAX_RETRIES[kind]:
+        return [Retried(task.id, kind, detail, log)]
+    failed = Failed(task.id, kind, detail, log)
+    fatal = task.verb in {Verb.BUILD, Verb.SELECT, Verb.MERGE} or kind is FailureKind.DEFECT
+    if fatal and task.verb is not Verb.EVALUATE:
+        return [failed, Closed(f"{task.id} failed ({kind}): {detail}", failed=True)]
+    return [failed]
+
+
+def _decide(plan: Plan, s: State) -> Iterator[Event]:
+    if reason := _lost(plan, s):
+        yield Closed(reason, failed=True)
+    elif s.ending:
+        yield from _wind_up(plan, s)
+    elif reason := _goal(plan, s):
+        yield Ending(reason)
+        yield from (Cancelled(t.id, reason) for t in s.open.values() if t.verb in {Verb.SAMPLE, Verb.SELECT})
+    elif isinstance(plan.policy, Stream):
+        yield from _stream(plan, plan.policy, s)
+    else:
+        yield from _cycles(plan, _as_cycles(plan.policy), s)
+
+
+def _as_cycles(policy: Rounds | Cycles) -> Cycles:
+    """Rounds are one cycle that meets itself at every sync point."""
+    if isinstance(policy, Cycles):
+        return policy
+    return Cycles(loops=1, **{f.name: getattr(policy, f.name) for f in fields(policy)})
+
+
+def _stream(plan: Plan, p: Stream, s: State) -> Iterator[Event]:
+    issue = _Issue(plan, s)
+    loop = s.loops[0]
+    if _needs_initial(p.initial, s):
+        yield from issue.build(p.initial)
+        return
+    yield from issue.labels(0, p.label_batch)
+    yield from issue.version(0)
+    new = sum(b.n for b in loop.labelled)
+    waiting = sum(b.n for b in loop.queue) + s.open_frames
+    enough = new >= p.fit_at
+    if loop.model is None:
+        enough = not s.active(Verb.BUILD) and new >= FIRST_QUORUM * (new + waiting)
+    if new and enough and loop.making is None and not s.active(Verb.MERGE):
+        yield issue.merge(0)
+    if sum(b.n for b in loop.pool) >= p.select_at and not s.active(Verb.SELECT):
+        yield issue.select(0, p.limit)
+    if (loop.model is not None or not plan.guided) and waiting < p.max_waiting:
+        yield from (issue.sample(0, p.batch, loop.wave + 1) for _ in range(p.sampling - s.active(Verb.SAMPLE)))
+
+
+def _cycles(plan: Plan, p: Cycles, s: State) -> Iterator[Event]:
+    issue = _Issue(plan, s)
+    if _needs_initial(p.initial, s):
+        yield from issue.build(p.initial)
+    elif plan.guided and s.loops[0].model is None:
+        yield from _first_model(issue, p, s)  # one common model, from what all loops share
+    else:
+        for k in range(p.loops):
+            yield from _wave(issue, p, s, k)
+        at_sync = sum(loop.waiting for loop in s.loops)
+        merging = any(s.active(Verb.MERGE, loop=k) for k in range(len(s.loops)))
+        if at_sync and at_sync >= p.quorum * p.loops and not merging:
+            yield Synced(s.syncs + 1)
+
+
+def _first_model(issue: _Issue, p: Cycles, s: State) -> Iterator[Event]:
+    loop = s.loops[0]
+    yield from issue.labels(0, p.label_batch)
+    if loop.queue or s.active(Verb.BUILD, Verb.LABEL, Verb.MERGE):
+        return
+    if loop.labelled:
+        yield issue.merge(0)
+    else:
+        yield from issue.version(0)
+
+
+def _wave(issue: _Issue, p: Cycles, s: State, k: int) -> Iterator[Event]:
+    """One loop: sample all, select, label all, then fit or wait at the sync point."""
+    if k >= len(s.loops):  # a loop that has not begun
+        yield from issue.wave(k, 1, p)
+        return
+    loop = s.loops[k]
+    if loop.waiting:
+        return
+    if loop.making is not None or loop.due:
+        yield from issue.version(k)
+    elif loop.queue:
+        yield from issue.labels(k, p.label_batch)
+    elif s.active(Verb.BUILD, Verb.SAMPLE, Verb.SELECT, Verb.LABEL, Verb.MERGE, loop=k):
+        return
+    elif loop.pool:
+        yield issue.select(k, p.limit)
+    elif loop.labelled:
+        yield issue.merge(k)
+    elif loop.wave - loop.synced_wave >= p.fits_per_sync:
+        yield Arrived(k)
+    elif loop.wave > loop.synced_wave and s.frames_visible(k) > loop.seen:
+        yield from issue.version(k)
+    else:
+        yield from issue.wave(k, loop.wave + 1, p)
+
+
+def _wind_up(plan: Plan, s: State) -> Iterator[Event]:
+    """The goal is reached: wait for labels that are being bought, fit to all, hold the model to the reference."""
+    issue = _Issue(plan, s)
+    if any(t.verb is Verb.LABEL for t in s.open.values()):
+        return
+    for k, loop in enumerate(s.loops):
+        if loop.making is not None:
+            yield from issue.version(k)
+        elif loop.labelled and not s.active(Verb.MERGE, loop=k):
+            yield issue.merge(k)
+    if issue.any or s.open or any(loop.making is not None for loop in s.loops):
+        return
+    first = s.loops[0]
+    if len(s.loops) > 1 and any(loop.shards for loop in s.loops[1:]):
+        yield Synced(s.syncs + 1)
+    elif s.frames_visible(0) > first.seen:
+        yield from issue.version(0)
+    elif plan.evaluate and first.model is not None and not s.evaluated:
+        yield issue.task(Verb.EVALUATE, model=first.model)
+    else:
+        yield StageDone(s.stage, s.ending, plan.keep_data, plan.keep_model)
+
+
+def _needs_initial(initial: int, s: State) -> bool:
+    return bool(initial) and not s.issued[Verb.BUILD] and s.loops[0].model is None and not s.visible(0)
+
+
+def _lost(plan: Plan, s: State) -> str:
+    """Why the campaign cannot go on, or nothing."""
+    for loop in s.loops:
+        if loop.lost_versions >= MAX_LOST_VERSIONS:
+            return f"{loop.lost_versions} models in a row could not be fitted; see the logs of the last fit tasks"
+    first = s.loops[0]
+    if s.open or first.model is not None or not plan.guided or s.visible(0):
+        return ""
+    if not plan.policy.initial:
+        return "no model to sample with: give the policy `initial` structures, or an earlier stage of the same theory"
+    if s.issued[Verb.BUILD] and not (first.labelled or first.queue):
+        return f"none of the {s.unbought} initial structures could be labelled; see the logs of the label tasks"
+    return ""
+
+
+def _goal(plan: Plan, s: State) -> str:
+    """Why the stage is done, or nothing."""
+    until, p = plan.until, plan.policy
+    rounds = s.models if isinstance(p, Stream) else s.syncs
+    if until.max_rounds is not None and rounds >= until.max_rounds:
+        return f"max_rounds: {rounds} rounds"
+    if until.max_labels is not None and s.bought >= until.max_labels:
+        return f"max_labels: {s.bought} labels bought"
+    wave = p.sampling * p.batch if isinstance(p, Stream) else p.samples
+    idle = not any(t.verb in {Verb.SELECT, Verb.LABEL} for t in s.open.values())
+    barren = min(loop.barren for loop in s.loops)
+    if idle and ((until.no_candidates and barren >= wave) or barren >= max(BARREN, 2 * wave)):
+        return f"no candidates: {barren} trajectories in a row found nothing the model does not know"
+    if until.median_length_ps is not None and all(len(loop.lengths) >= max(8, wave // 2) for loop in s.loops):
+        typical = min(median(loop.lengths) for loop in s.loops)
+        if typical >= until.median_length_ps:
+            return f"median_length_ps: trajectories reach {typical:g} ps"
+    return ""
+
+
+class _Issue:
+    """Gives out tasks of one decision, numbered on from those of the state."""
+
+    def __init__(self, plan: Plan, s: State) -> None:
+        self.plan, self.s = plan, s
+        self.issued = Counter(s.issued)
+        self.buying = 0
+
+    @property
+    def any(self) -> bool:
+        """Whether this decision has given out a task."""
+        return self.issued != self.s.issued
+
+    def task(self, verb: Verb, loop: int = 0, **args: Any) -> Submitted:
+        n = self.issued[verb]
+        self.issued[verb] += 1
+        return Submitted(Task(f"{self.s.stage}-{verb}-{n:06d}", verb, {"stage": self.s.stage, "loop": loop, **args}))
+
+    def build(self, count: int) -> Iterator[Submitted]:
+        for done in range(0, count, BUILD_CHUNK):
+            yield self.task(Verb.BUILD, count=min(BUILD_CHUNK, count - done), source=self._source())
+
+    def wave(self, loop: int, wave: int, p: Cycles) -> Iterator[Submitted]:
+        for done in range(0, p.samples, p.batch):
+            yield self.sample(loop, min(p.batch, p.samples - done), wave)
+
+    def sample(self, loop: int, count: int, wave: int) -> Submitted:
+        model = (
+            self.s.loops[min(loop, len(self.s.loops) - 1)].model if loop < len(self.s.loops) else self.s.loops[0].model
+        )
+        return self.task(Verb.SAMPLE, loop, count=count, wave=wave, model=model, source=self._source())
+
+    def select(self, k: int, limit: int) -> Submitted:
+        loop = self.s.loops[k]
+        pool = sorted((b.json() for b in loop.pool), key=str)
+        known = [b.json() for b in self.s.visible(k)]
+        return self.task(Verb.SELECT, k, pool=pool, known=known, model=loop.model, limit=limit)
+
+    def labels(self, k: int, size: int) -> Iterator[Submitted]:
+        """Label tasks for what is queued, as far as the stage's budget of labels goes."""
+        cap = self.plan.until.max_labels
+        for batch in self.s.loops[k].queue:
+            for start in range(batch.start, batch.stop, size):
+                stop = min(start + size, batch.stop)
+                if cap is not None:
+                    stop = min(stop, start + cap - self.s.bought - self.s.open_frames - self.buying)
+                if stop <= start:
+                    return
+                self.buying += stop - start
+                yield self.task(Verb.LABEL, k, frames=Batch(batch.path, start, stop).json())
+
+    def merge(self, k: int) -> Submitted:
+        return self.task(Verb.MERGE, k, labelled=sorted((b.json() for b in self.s.loops[k].labelled), key=str))
+
+    def version(self, k: int) -> Iterator[Event]:
+        """Take the making of a model one step further: fits, then calibration."""
+        loop, plan = self.s.loops[k], self.plan
+        if loop.making is None:
+            if self.s.frames_visible(k) > loop.seen:
+                yield from self._fits(k)
+        elif not loop.making.running and not self.s.active(Verb.CALIBRATE, loop=k):
+            if loop.making.arrived < plan.min_members:
+                yield VersionLost(k, f"{loop.making.arrived} of {plan.members} members, {plan.min_members} needed")
+            else:
+                groups = [[task, r["files"]] for task, r in sorted(loop.making.groups.items()) if r is not None]
+                yield self.task(Verb.CALIBRATE, k, version=loop.making.number, groups=groups, shards=loop.making.shards)
+
+    def _fits(self, k: int) -> Iterator[Submitted]:
+        loop, n, size = self.s.loops[k], self.plan.members, self.plan.members_per_task
+        args = {"version": loop.versions + 1, "n_frames": self.s.frames_visible(k), "start": loop.model}
+        for first in range(0, n, size):
+            yield self.task(Verb.FIT, k, members=[first, min(first + size, n)], shards=self._shards(k), **args)
+
+    def _shards(self, k: int) -> list[list[Any]]:
+        return [b.json() for b in self.s.visible(k)]
+
+    def _source(self) -> list[list[Any]] | None:
+        source = self.plan.source
+        return None if source is None else [b.json() for b in self.s.archive[source]]
