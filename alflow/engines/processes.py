@@ -1,0 +1,98 @@
+"""Outside programs that never outlive us: own session, time limit, log.
+
+A program runs under a small guard (`_guard.py`) that holds one end of a pipe. When the pipe closes, because we were
+told to stop, ran out of time, or were killed by whatever signal, the guard ends every process of its session: first
+politely, so that an MPI launcher can end its ranks, then by force.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from alflow.engines import _guard
+from alflow.errors import InfrastructureError
+
+_POLL_S: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a program ended.
+
+    Attributes:
+        status: its exit status; minus the signal's number where a signal ended it.
+        seconds: wall time it ran.
+        timed_out: it was ended because its time was up.
+        halted: it was ended because the caller was told to stop.
+    """
+
+    status: int
+    seconds: float
+    timed_out: bool = False
+    halted: bool = False
+
+
+def run(
+    words: Sequence[str],
+    folder: Path,
+    log: Path,
+    env: Mapping[str, str],
+    max_seconds: float | None = None,
+    halt: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Run a program to its end in `folder`, its output in `log`, its input closed.
+
+    Raises:
+        InfrastructureError: it could not be started.
+    """
+    started = time.monotonic()
+    guard, pipe = _start(words, folder, log, env)
+    timed_out = halted = False
+    try:
+        while guard.poll() is None and not (timed_out or halted):
+            left = _POLL_S if max_seconds is None else started + max_seconds - time.monotonic()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                guard.wait(max(0.0, min(_POLL_S, left)))
+            if guard.returncode is None:
+                timed_out, halted = left <= 0, halt()
+    finally:
+        os.close(pipe)
+        status = guard.wait()
+    if status == _guard.NOT_STARTED:
+        raise InfrastructureError(f"{words[0]}: cannot be started, see {log}")
+    signed = 128 - status if 128 < status < 128 + signal.NSIG else status
+    return Outcome(signed, time.monotonic() - started, timed_out, halted)
+
+
+def _start(
+    words: Sequence[str], folder: Path, log: Path, env: Mapping[str, str]
+) -> tuple[subprocess.Popen[bytes], int]:
+    """The running guard and our end of its pipe."""
+    theirs, ours = os.pipe()
+    try:
+        with log.open("wb") as out:
+            guard = subprocess.Popen(
+                [sys.executable, "-I", "-S", _guard.__file__, str(theirs), *words],
+                cwd=folder,
+                env=dict(env),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=(theirs,),
+            )
+    except OSError as exc:
+        os.close(ours)
+        raise InfrastructureError(f"{words[0]}: cannot be started: {exc}") from exc
+    finally:
+        os.close(theirs)
+    return guard, ours
