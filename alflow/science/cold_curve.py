@@ -15,8 +15,8 @@ from alflow.science.crystals import crystals, lattice_constant
 Evaluator = Callable[[Frames], Labels]
 """What gives energies, forces and stress of a batch: ``model.predict``, or a labeler; NaN where it has none."""
 
-_WINDOW = 7
-_FEWEST = 5
+_WINDOW = 5
+"""Points around the lowest one that fix the minimum, and the fewest that can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,20 +99,20 @@ def cold_curve(name: str, volumes: Floats, energies: Floats) -> ColdCurve:
 def find_minimum(volumes: Floats, energies: Floats) -> tuple[float, float, float] | str:
     """Volume, energy and bulk modulus (GPa) at the minimum, or why there is none.
 
-    Third-order Birch-Murnaghan equation of state (Birch, Phys. Rev. 71, 809, 1947), which is a cubic in
-    x = V^(-2/3) and so a linear least-squares problem, over the seven points nearest to the lowest one: its range of
-    validity is the neighbourhood of the minimum, not a curve to twice the volume.
+    Fourth-order Birch-Murnaghan equation of state (Birch, Phys. Rev. 71, 809, 1947), a quartic in x = V^(-2/3) and
+    so a linear problem, through the five points around the lowest one. A third-order one over more points is not
+    enough: on a grid of 4 % in volume it makes the bulk modulus of an EAM aluminium 10 % too large.
     """
     good = np.isfinite(energies)
     V, E = volumes[good], energies[good]
-    if len(V) < _FEWEST:
-        return f"only {len(V)} of {len(volumes)} energies are known, a fit needs {_FEWEST}"
+    if len(V) < _WINDOW:
+        return f"only {len(V)} of {len(volumes)} energies are known, a fit needs {_WINDOW}"
     low = int(np.argmin(E))
     if low in {0, len(V) - 1}:
         return f"still falling at the {'lower' if low == 0 else 'upper'} end of the range, {V[low]:.1f} Å³/atom"
     start = min(max(0, low - _WINDOW // 2), max(0, len(V) - _WINDOW))
     near = slice(start, start + _WINDOW)
-    fit = np.polynomial.Polynomial.fit(V[near] ** (-2 / 3), E[near], 3)
+    fit = np.polynomial.Polynomial.fit(V[near] ** (-2 / 3), E[near], _WINDOW - 1)
     # dE/dV = 0 where dE/dx = 0; between the neighbours of the lowest point only
     roots = np.array([r.real for r in fit.deriv().roots() if abs(r.imag) < 1e-9 and fit.deriv(2)(r.real) > 0])
     inside = [r for r in roots if V[low + 1] ** (-2 / 3) < r < V[low - 1] ** (-2 / 3)]
