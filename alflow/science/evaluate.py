@@ -69,6 +69,8 @@ class EvaluateSettings:
             raise InputError("volumes_A3_per_atom", "needed where there are no fresh cells to take it from")
         if len(set(self.crystals)) < len(self.crystals):
             raise InputError("crystals", f"one is given twice: {', '.join(self.crystals)}")
+        for symbol in self.elements:
+            _atomic_number(symbol)
 
     def cost(self, n_elements: int = 1) -> int:
         """Reference calculations that `evaluate` asks for: exactly, or at most where crystals include diamond."""

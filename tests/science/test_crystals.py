@@ -51,7 +51,9 @@ def test_many_volumes_are_one_batch_of_similar_cells():
 
 
 def test_supercells_are_compact():
-    widths = [1 / np.linalg.norm(np.linalg.inv(crystals(n, 13, 16.0, min_atoms=32).cell[0]), axis=0) for n in STRUCTURES]
+    widths = [
+        1 / np.linalg.norm(np.linalg.inv(crystals(n, 13, 16.0, min_atoms=32).cell[0]), axis=0) for n in STRUCTURES
+    ]
     assert min(w.min() / w.max() for w in widths) > 0.45
     assert crystal_atoms("fcc", 32) == 32
     assert crystal_atoms("sc", 27) == 27
