@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -32,7 +32,7 @@ class Lane:
         nodes_per_block: nodes the scheduler grants at a time.
         min_blocks: blocks held even when idle.
         max_blocks: most blocks at a time.
-        walltime: length of a block, ``HH:MM:SS`` (hours may pass 24) or ``D-HH:MM:SS``; see `walltime_s`.
+        walltime: length of a block, ``HH:MM:SS``; hours may pass 24. A site file may say ``D-HH:MM:SS``.
         workers_per_node: tasks a node runs at a time; 0 derives it from GPUs or cores.
         cores_per_node: physical cores of a node.
         cores_per_task: cores (threads) a task may use.
@@ -147,6 +147,10 @@ def walltime_s(text: str) -> int:
     return total
 
 
+def _hours(seconds: int) -> str:
+    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+
 def invisible(code: Code) -> tuple[str, ...]:
     """Absolute paths that `code` names and that do not exist where this is called; its bare command if not on PATH."""
     import shutil
@@ -198,6 +202,7 @@ def _lanes(raw: Mapping[str, Any], errors: list[InputError]) -> dict[str, Lane]:
         try:
             lanes[key] = validate(Lane, fields, where)
             raise_all(list(_faults(lanes[key], where)))
+            lanes[key] = replace(lanes[key], walltime=_hours(walltime_s(lanes[key].walltime)))
         except InputError as exc:
             errors.extend(each(exc))
             lanes.setdefault(key, Lane())  # so that what refers to it is not called a mistake too
