@@ -170,7 +170,7 @@ def decide(plan: Plan, s: State) -> list[Event]:
         return []
     events = list(_decide(plan, s))
     if not events and not s.open:
-        raise CampaignError(f"stage {s.stage}: nothing is running and nothing was decided: {s}")
+        raise CampaignError(f"stage {s.stage}: nothing is running and nothing was decided (issued: {dict(s.issued)})")
     return events
 
 
@@ -216,6 +216,7 @@ def _stream(plan: Plan, p: Stream, s: State) -> Iterator[Event]:
     yield from issue.version(0)
     new = sum(b.n for b in loop.labelled)
     waiting = sum(b.n for b in loop.queue) + s.open_frames
+    selecting = sum(b.n for b in loop.pool) + sum(t.args["n"] for t in s.open.values() if t.verb is Verb.SELECT)
     enough = new >= p.fit_at
     if loop.model is None:
         enough = not s.active(Verb.BUILD) and new >= FIRST_QUORUM * (new + waiting)
@@ -223,7 +224,7 @@ def _stream(plan: Plan, p: Stream, s: State) -> Iterator[Event]:
         yield issue.merge(0)
     if sum(b.n for b in loop.pool) >= p.select_at and not s.active(Verb.SELECT):
         yield issue.select(0, p.limit)
-    if (loop.model is not None or not plan.guided) and waiting < p.max_waiting:
+    if (loop.model is not None or not plan.guided) and waiting + selecting < p.max_waiting:
         yield from (issue.sample(0, p.batch, loop.wave + 1) for _ in range(p.sampling - s.active(Verb.SAMPLE)))
 
 
@@ -334,7 +335,7 @@ def _goal(plan: Plan, s: State) -> str:
     barren = min(loop.barren for loop in s.loops)
     if idle and ((until.no_candidates and barren >= wave) or barren >= max(BARREN, 2 * wave)):
         return f"no candidates: {barren} trajectories in a row found nothing the model does not know"
-    if until.median_length_ps is not None and all(len(loop.lengths) >= max(8, wave // 2) for loop in s.loops):
+    if until.median_length_ps is not None and all(len(loop.lengths) >= min(8, wave) for loop in s.loops):
         typical = min(median(loop.lengths) for loop in s.loops)
         if typical >= until.median_length_ps:
             return f"median_length_ps: trajectories reach {typical:g} ps"
@@ -377,7 +378,8 @@ class _Issue:
         loop = self.s.loops[k]
         pool = sorted((b.json() for b in loop.pool), key=str)
         known = [b.json() for b in self.s.visible(k)]
-        return self.task(Verb.SELECT, k, pool=pool, known=known, model=loop.model, limit=limit)
+        n = sum(b.n for b in loop.pool)
+        return self.task(Verb.SELECT, k, pool=pool, n=n, known=known, model=loop.model, limit=limit)
 
     def labels(self, k: int, size: int) -> Iterator[Submitted]:
         """Label tasks for what is queued, as far as the stage's budget of labels goes."""

@@ -44,16 +44,22 @@ class Dataset:
         Raises:
             DataError: no shard, a shard without labels, or two theories.
         """
-        parts = [read_shard(*(s if isinstance(s, tuple) else (s,))) for s in shards]
+        return Dataset.join([read_shard(*(s if isinstance(s, tuple) else (s,))) for s in shards])
+
+    @staticmethod
+    def join(parts: Sequence[Shard]) -> Dataset:
+        """The labelled frames of several shards, in the given order; a frame met twice is kept once.
+
+        Raises:
+            DataError: no shard, a shard without labels, or two theories.
+        """
         if not parts:
-            raise DataError("Dataset.open: no shards")
-        theories: dict[str, Theory] = {}
-        for part, where in zip(parts, shards, strict=True):
-            if part.labels is None or part.theory is None:
-                raise DataError(f"{where}: holds no labels")
-            theories[part.theory.fingerprint] = part.theory
+            raise DataError("Dataset: no shards")
+        theories = {p.theory.fingerprint: p.theory for p in parts if p.theory is not None}
+        if any(p.labels is None for p in parts):
+            raise DataError("Dataset: a shard holds no labels")
         if len(theories) > 1:
-            raise DataError(f"Dataset.open: shards of {len(theories)} theories: {sorted(theories)}; expected one")
+            raise DataError(f"Dataset: shards of {len(theories)} theories: {sorted(theories)}; expected one")
         return _joined(parts, next(iter(theories.values())))
 
     @cached_property

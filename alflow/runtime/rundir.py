@@ -1,0 +1,117 @@
+"""A run directory: private, of one workflow, with one coordinator at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from alflow.errors import RunError
+from alflow.runtime import layout
+from alflow.store.files import write_text
+
+
+def next_free(name: str, parent: Path = Path("runs")) -> Path:
+    """``runs/<name>-NN`` with the first number not taken."""
+    n = 1
+    while (parent / f"{name}-{n:02d}").exists():
+        n += 1
+    return parent / f"{name}-{n:02d}"
+
+
+def create(run_dir: Path, workflow: str, submitted: Path, site: Path) -> None:
+    """Make a run directory that only its owner can read, with copies of what was submitted.
+
+    Args:
+        run_dir: the directory; missing or empty.
+        workflow: the text of the checked workflow, its paths absolute: what the run goes by.
+        submitted: the workflow file as the user wrote it: kept for the reader.
+        site: the site file.
+
+    Raises:
+        RunError: it is there already, or cannot be made.
+    """
+    if (run_dir / layout.WORKFLOW).exists():
+        hint = f"go on with `alflow resume {run_dir}`, or choose another --run"
+        raise RunError(str(run_dir), f"is a run already, of workflow {_name(run_dir)!r}", hint)
+    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        raise RunError(str(run_dir), "is not an empty folder and is no run of alflow", "choose another --run")
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        run_dir.chmod(0o700)
+        shutil.copyfile(site, run_dir / layout.SITE)
+        shutil.copyfile(submitted, run_dir / layout.SUBMITTED)
+        write_text(run_dir / layout.WORKFLOW, workflow)
+    except OSError as exc:
+        raise RunError(str(run_dir), f"cannot be made: {exc}", "choose another --run") from exc
+
+
+def _name(run_dir: Path) -> str:
+    try:
+        return str(yaml.safe_load((run_dir / layout.WORKFLOW).read_text())["name"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return "unreadable"
+
+
+def existing(run_dir: Path) -> Path:
+    """`run_dir`, resolved, if it is a run.
+
+    Raises:
+        RunError: there is no run.
+    """
+    if not (run_dir / layout.WORKFLOW).is_file():
+        raise RunError(str(run_dir), "is no run directory of alflow", "`alflow submit WORKFLOW` makes one")
+    return run_dir.resolve()
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Be the run's one coordinator. The kernel frees the lock when a coordinator dies, however it does.
+
+    Raises:
+        RunError: another one is at work.
+    """
+    with (run_dir / layout.LOCK).open("a+") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            who = holder(run_dir)
+            raise RunError(
+                str(run_dir),
+                f"is being run by process {who.get('pid', '?')} on {who.get('host', '?')}",
+                f"watch it with `alflow status {run_dir}`, or end it with `alflow stop {run_dir}`",
+            ) from exc
+        f.truncate(0)
+        f.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}))
+        f.flush()
+        yield
+
+
+def holder(run_dir: Path) -> Mapping[str, Any]:
+    """Who wrote the lock last: pid, host, since. It may be long dead; see `is_locked`."""
+    try:
+        content = json.loads((run_dir / layout.LOCK).read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def is_locked(run_dir: Path) -> bool:
+    """Whether a coordinator is at work on the run now."""
+    try:
+        with (run_dir / layout.LOCK).open("r") as f:
+            fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
