@@ -1,0 +1,130 @@
+"""The journal remembers decisions whole or not at all, and says where it is damaged."""
+
+from __future__ import annotations
+
+import json
+from typing import get_args
+
+import pytest
+
+from alflow.campaign.model import (
+    Arrived,
+    Cancelled,
+    Closed,
+    Ending,
+    Event,
+    Failed,
+    FailureKind,
+    Finished,
+    Retried,
+    StageDone,
+    Submitted,
+    Synced,
+    Task,
+    Verb,
+    VersionLost,
+)
+from alflow.errors import JournalError
+from alflow.runtime.journal import Journal, from_json, read_lines, to_json
+
+HEADER = {"name": "al", "workflow": "abc", "seed": 1, "versions": {"alflow": "0"}}
+EVENTS = [
+    Submitted(Task("0-label-000001", Verb.LABEL, {"loop": 0, "frames": ["a/b.h5", 0, 3]})),
+    Finished("0-label-000001", {"path": "x", "n": 3}),
+    Failed("0-label-000002", FailureKind.UNPHYSICAL, "no convergence", "tasks/log.txt"),
+    Retried("0-label-000003", FailureKind.RESOURCE, "time", ""),
+    Cancelled("0-sample-000004", "enough"),
+    Arrived(2),
+    VersionLost(0, "1 of 8"),
+    Synced(3),
+    Ending("max_labels"),
+    StageDone(0, "done", True, False),
+    Closed("all", False),
+]
+
+
+def test_every_kind_of_event_comes_back_as_it_was():
+    assert {type(e) for e in EVENTS} == set(get_args(Event))
+    for event in EVENTS:
+        assert from_json(json.loads(json.dumps(to_json(event)))) == event
+
+
+def write(path, decisions):
+    journal = Journal(path, HEADER, 10.0)
+    for i, decision in enumerate(decisions):
+        journal.append(decision, 11.0 + i)
+    journal.close()
+
+
+def test_what_was_appended_is_there_again(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    write(path, [EVENTS[:2], EVENTS[2:]])
+    journal = Journal(path, HEADER, 99.0)
+    assert journal.events == EVENTS
+    journal.append([Synced(9)], 100.0)
+    journal.close()
+    lines = list(read_lines(path))
+    assert [r["t"] for r, _ in lines] == [10.0, 11.0, 12.0, 100.0]
+
+
+def test_a_journal_cut_at_any_byte_keeps_the_whole_decisions_before_it(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    write(path, [EVENTS[:2], EVENTS[2:5], EVENTS[5:]])
+    text = path.read_bytes()
+    known = [[], EVENTS[:2], EVENTS[:5], EVENTS]
+    for cut in range(len(text) + 1):
+        path.write_bytes(text[:cut])
+        journal = Journal(path, HEADER, 50.0)
+        journal.close()
+        assert journal.events == known[max(0, text[:cut].count(b"\n") - 1)]
+        assert path.read_bytes().endswith(b"\n")  # the torn line is gone: appending cannot make a mixture
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"{not json}\n",
+        b'{"t": 1, "events": [{"event": "Unknown"}]}\n',
+        b'{"t": 1, "events": [{"event": "Finished"}]}\n',
+        b"\n",
+    ],
+)
+def test_any_other_damage_is_an_error_with_its_line(tmp_path, damage):
+    path = tmp_path / "journal.jsonl"
+    write(path, [EVENTS[:2]])
+    with path.open("ab") as f:
+        f.write(damage)
+    with path.open("ab") as f:
+        f.write(b'{"t": 1, "events": []}\n')
+    with pytest.raises(JournalError, match=r"line 3"):
+        Journal(path, HEADER, 0.0)
+
+
+@pytest.mark.parametrize(("key", "value"), [("name", "other"), ("workflow", "def"), ("seed", 2)])
+def test_a_journal_of_another_campaign_is_refused(tmp_path, key, value):
+    path = tmp_path / "journal.jsonl"
+    write(path, [EVENTS[:2]])
+    with pytest.raises(JournalError, match=f"another campaign: {key}"):
+        Journal(path, {**HEADER, key: value}, 0.0)
+
+
+def test_later_versions_of_the_packages_are_no_reason_to_refuse(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    write(path, [EVENTS])
+    journal = Journal(path, {**HEADER, "versions": {"alflow": "9"}}, 0.0)
+    journal.close()
+    assert journal.events == EVENTS
+
+
+def test_a_journal_of_a_later_schema_is_refused(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    path.write_text('{"schema": 99, "name": "al"}\n')
+    with pytest.raises(JournalError, match="schema 99"):
+        Journal(path, HEADER, 0.0)
+
+
+def test_nan_is_never_written(tmp_path):
+    journal = Journal(tmp_path / "journal.jsonl", HEADER, 0.0)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        journal.append([Finished("0-label-000001", {"x": float("nan")})], 0.0)
+    journal.close()
