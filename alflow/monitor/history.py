@@ -1,0 +1,310 @@
+"""A run's journal as plain records and time series: the one reading of it that status, progress and report share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alflow.campaign.model import (
+    Cancelled,
+    Closed,
+    Ending,
+    Event,
+    Failed,
+    Finished,
+    Retried,
+    StageDone,
+    Submitted,
+    Verb,
+)
+from alflow.errors import RunError
+from alflow.runtime import layout
+from alflow.runtime.journal import read_lines
+
+
+@dataclass(slots=True)
+class TaskRecord:
+    """What became of one task.
+
+    Attributes:
+        id, verb, args: the task.
+        submitted: when it was first given out, seconds since the epoch.
+        ended: when it ended, or None while it is open.
+        outcome: open, finished, failed or cancelled.
+        result: what it brought home.
+    """
+
+    id: str
+    verb: Verb
+    args: Mapping[str, Any]
+    submitted: float
+    ended: float | None = None
+    outcome: str = "open"
+    result: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def stage(self) -> int:
+        """Index of its stage."""
+        return int(self.args.get("stage", 0))
+
+    @property
+    def frames(self) -> int:
+        """Frames a label task was given."""
+        _, start, stop = self.args.get("frames", ("", 0, 0))
+        return int(stop) - int(start)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A task that failed, for good or to be tried again."""
+
+    t: float
+    task_id: str
+    verb: str
+    kind: str
+    detail: str
+    log: str
+    retried: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPoint:
+    """A model version when it was ready.
+
+    Attributes:
+        t: when, seconds since the epoch.
+        stage, loop, version: which.
+        path: its manifest, relative to the run directory.
+        n: frames it was fitted to.
+        members: members that arrived.
+        errors: on held-out frames, named with their unit.
+        gauge: figures of its uncertainty.
+    """
+
+    t: float
+    stage: int
+    loop: int
+    version: int
+    path: str
+    n: int
+    members: int
+    errors: Mapping[str, float]
+    gauge: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Wave:
+    """What one sampling task brought home.
+
+    Attributes:
+        t: when it ended.
+        stage, loop: whose.
+        model: path of the model that guided it, or empty.
+        lengths: how far its trajectories got, in `unit`.
+        unit: of `lengths`.
+        stops: trajectories by why they ended.
+        n: candidates.
+        median, highest: uncertainty of the candidates; None where there is none.
+    """
+
+    t: float
+    stage: int
+    loop: int
+    model: str
+    lengths: tuple[float, ...]
+    unit: str
+    stops: Mapping[str, int]
+    n: int
+    median: float | None
+    highest: float | None
+
+
+@dataclass(slots=True)
+class History:
+    """Everything a journal says, folded once; feed it decision by decision with `add`.
+
+    Attributes:
+        header: the journal's first line.
+        started, last: times of its first and last line, seconds since the epoch; 0 before the first.
+        tasks: by id, in the order of submission.
+        failures: every failure, also of tries that were repeated.
+        stages_done: stage -> (time, reason).
+        ending: why the current stage is winding up, or empty.
+        closed: the event that closed the campaign, or None.
+    """
+
+    header: Mapping[str, Any] = field(default_factory=dict)
+    started: float = 0.0
+    last: float = 0.0
+    tasks: dict[str, TaskRecord] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    stages_done: dict[int, tuple[float, str]] = field(default_factory=dict)
+    ending: str = ""
+    closed: Closed | None = None
+
+    @staticmethod
+    def read(run_dir: Path) -> History:
+        """The history of a run, finished or not.
+
+        Raises:
+            RunError: there is no run.
+            JournalError: the journal is damaged.
+        """
+        if not (run_dir / layout.WORKFLOW).is_file() and not (run_dir / layout.JOURNAL).is_file():
+            raise RunError(str(run_dir), "is no run directory of alflow", "`alflow submit WORKFLOW` makes one")
+        history = History()
+        if not (run_dir / layout.JOURNAL).is_file():
+            return history
+        for n, (record, events) in enumerate(read_lines(run_dir / layout.JOURNAL)):
+            if n == 0:
+                history.header = {k: v for k, v in record.items() if k != "t"}
+            history.add(float(record.get("t", history.last)), events)
+        return history
+
+    def add(self, t: float, events: Sequence[Event]) -> None:
+        """Fold one decision."""
+        self.started = self.started or t
+        self.last = max(self.last, t)
+        for event in events:
+            self._fold(t, event)
+
+    def _fold(self, t: float, event: Event) -> None:
+        match event:
+            case Submitted(task):
+                self.tasks[task.id] = TaskRecord(task.id, task.verb, task.args, t)
+            case Finished(task_id, result):
+                self._end(t, task_id, "finished", result)
+            case Failed(task_id, kind, detail, log):
+                self._fail(t, task_id, kind, detail, log, retried=False)
+                self._end(t, task_id, "failed", {})
+            case Retried(task_id, kind, detail, log):
+                self._fail(t, task_id, kind, detail, log, retried=True)
+            case Cancelled(task_id):
+                self._end(t, task_id, "cancelled", {})
+            case Ending(reason):
+                self.ending = reason
+            case StageDone(stage, reason):
+                self.stages_done[stage], self.ending = (t, reason), ""
+            case Closed():
+                self.closed = event
+
+    def _end(self, t: float, task_id: str, outcome: str, result: Mapping[str, Any]) -> None:
+        task = self.tasks.get(task_id)
+        if task is not None:
+            task.ended, task.outcome, task.result = t, outcome, result
+
+    def _fail(self, t: float, task_id: str, kind: str, detail: str, log: str, *, retried: bool) -> None:
+        task = self.tasks.get(task_id)
+        verb = str(task.verb) if task is not None else ""
+        self.failures.append(Failure(t, task_id, verb, str(kind), detail, log, retried))
+
+    # ---- what the records add up to ----------------------------------------------------------------------------
+
+    @property
+    def stage(self) -> int:
+        """Index of the stage at work; the last one if all are done."""
+        done = len(self.stages_done)
+        return min(done, max(len(self.stage_names) - 1, 0)) if self.stage_names else done
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """Names of all stages."""
+        return tuple(str(s) for s in self.header.get("stages", ()))
+
+    def ended(self, verb: Verb, outcome: str = "finished") -> list[TaskRecord]:
+        """Tasks of one verb that ended so, in the order in which they did."""
+        found = [t for t in self.tasks.values() if t.verb is verb and t.outcome == outcome]
+        return sorted(found, key=lambda task: task.ended or 0.0)
+
+    def counts(self) -> dict[str, Counter[str]]:
+        """Tasks by verb and outcome."""
+        counts: dict[str, Counter[str]] = {}
+        for task in self.tasks.values():
+            counts.setdefault(str(task.verb), Counter())[task.outcome] += 1
+        return counts
+
+    def labels(self) -> list[tuple[float, int, int]]:
+        """Time, labels bought and labels failed so far, at each label task's end."""
+        series, bought, failed = [], 0, 0
+        ends = sorted(self.ended(Verb.LABEL) + self.ended(Verb.LABEL, "failed"), key=lambda task: task.ended or 0.0)
+        for task in ends:
+            n = int(task.result.get("n", 0))
+            bought += n
+            failed += max(task.frames - n, 0) if task.frames else int(task.result.get("failed", 0))
+            series.append((task.ended or 0.0, bought, failed))
+        return series
+
+    def label_failures(self) -> dict[str, tuple[int, str]]:
+        """Why labels failed: reason -> (frames, path of one log or empty)."""
+        found: dict[str, tuple[int, str]] = {}
+        for task in self.ended(Verb.LABEL):
+            logs = list(task.result.get("logs", ()))
+            for reason, n in dict(task.result.get("reasons", {})).items():
+                count, log = found.get(reason, (0, ""))
+                found[reason] = (count + int(n), log or (str(logs[0]) if logs else ""))
+        for failure in self.failures:
+            task_ = self.tasks.get(failure.task_id)
+            if failure.verb == Verb.LABEL and not failure.retried and task_ is not None:
+                count, log = found.get(failure.detail, (0, ""))
+                found[failure.detail] = (count + task_.frames, log or failure.log)
+        return found
+
+    def models(self) -> list[ModelPoint]:
+        """Every model version, in the order in which they were ready."""
+        return [_model_point(task) for task in self.ended(Verb.CALIBRATE)]
+
+    def waves(self) -> list[Wave]:
+        """What every sampling task brought home."""
+        return [_wave(task) for task in self.ended(Verb.SAMPLE)]
+
+    def evaluations(self) -> dict[int, Mapping[str, Any]]:
+        """Stage -> result of `science.evaluate`, for the stages that were judged."""
+        return {task.stage: task.result for task in self.ended(Verb.EVALUATE)}
+
+
+def _model_point(task: TaskRecord) -> ModelPoint:
+    r = task.result
+    return ModelPoint(
+        t=task.ended or 0.0,
+        stage=task.stage,
+        loop=int(task.args.get("loop", 0)),
+        version=int(r.get("version", 0)),
+        path=str(r.get("path", "")),
+        n=int(r.get("n", 0)),
+        members=int(r.get("members", 0)),
+        errors=in_milli(r.get("errors", {})),
+        gauge=_numbers(r.get("gauge", {})),
+    )
+
+
+def _wave(task: TaskRecord) -> Wave:
+    r = task.result
+    scores = _numbers(r.get("scores", {}))
+    return Wave(
+        t=task.ended or 0.0,
+        stage=task.stage,
+        loop=int(task.args.get("loop", 0)),
+        model=str(r.get("model") or ""),
+        lengths=tuple(float(x) for x in r.get("lengths", ()) if x is not None),
+        unit=str(r.get("length_unit", "")),
+        stops={str(k): int(v) for k, v in dict(r.get("stops", {})).items()},
+        n=int(r.get("n", 0)),
+        median=scores.get("median"),
+        highest=scores.get("max"),
+    )
+
+
+def in_milli(errors: Mapping[str, Any]) -> dict[str, float]:
+    """Figures in eV/atom and eV/angstrom given in meV: ``force_rmse_eV_A`` becomes ``force_rmse_meV_A``."""
+    found = {}
+    for name, value in _numbers(errors).items():
+        in_eV = "_eV_" in name
+        found[name.replace("_eV_", "_meV_") if in_eV else name] = 1e3 * value if in_eV else value
+    return found
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    return {str(k): float(v) for k, v in dict(values).items() if isinstance(v, int | float)}
