@@ -57,7 +57,7 @@ def final_table(run_dir: Path) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    tables = []
+    tables: list[RenderableType] = []
     for section in sections(History.read(run_dir)):
         table = Table(title=section.title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
         for i, column in enumerate(section.columns):
@@ -123,8 +123,9 @@ def _errors(result: Mapping[str, Any], of: str) -> Section:
 
 def _crystals(symbol: str, element: Mapping[str, Any], of: str) -> Section:
     base = str(element.get("relative_to", ""))
-    columns = (symbol, "a0 / Å", "", "B / GPa", "", f"E − E({base}) / meV/atom", "")
-    rows: list[tuple[str, ...]] = [("", *("model", "reference") * 3)]
+    heads = ("a0 / Å", "B / GPa", f"E − E({base})\nmeV/atom")
+    columns = (symbol, *(f"{head}\n{side}" for head in heads for side in ("model", "reference")))
+    rows: list[tuple[str, ...]] = []
     notes = [f"{symbol}: {element['problem']}."] if "problem" in element else []
     for name, curve in dict(element.get("curves", {})).items():
         ours, theirs = curve.get("model", {}), curve.get("reference", {})

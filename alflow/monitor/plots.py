@@ -1,0 +1,408 @@
+"""The pictures of a report: small vector graphics in one style, readable on a phone and in print.
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart; what matters also differs by its marker.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from alflow.core.frames import Floats
+from alflow.monitor.history import History, ModelPoint, Wave
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE: Final = "#0072B2"
+VERMILION: Final = "#D55E00"
+GREEN: Final = "#009E73"
+ORANGE: Final = "#E69F00"
+PURPLE: Final = "#AA4499"
+SKY: Final = "#56B4E9"
+INK: Final = "#222222"
+MUTED: Final = "#777777"
+
+CRYSTALS: Final = {
+    "fcc": (BLUE, "o"),
+    "hcp": (ORANGE, "^"),
+    "bcc": (GREEN, "s"),
+    "sc": (PURPLE, "D"),
+    "diamond": (VERMILION, "v"),
+}
+_WIDTH, _HEIGHT = 4.8, 3.3
+_RC: Final = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.xmargin": 0.03,
+    "axes.ymargin": 0.08,
+    "axes.titlesize": 9,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "legend.borderpad": 0,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 4,
+    "svg.fonttype": "path",
+    "savefig.transparent": True,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """One picture with its words.
+
+    Attributes:
+        title: what it shows.
+        svg: the picture, or empty if there is nothing to show yet.
+        caption: how to read it; or why there is none.
+    """
+
+    title: str
+    svg: str
+    caption: str
+
+
+Draw = Callable[["Axes"], str]
+"""Draws into axes; returns the caption."""
+
+
+class NothingToShowError(Exception):
+    """There are no data for a picture; says why."""
+
+
+def all_plots(history: History, thresholds: Mapping[int, tuple[float, float]]) -> list[Plot]:
+    """Every picture of a report.
+
+    Args:
+        history: the run.
+        thresholds: stage -> (select, stop) scores, for those that are known.
+    """
+    plots = [
+        _plot("Labels bought", lambda ax: _labels(ax, history)),
+        _plot("Energy error on held-out frames", lambda ax: _errors(ax, history, "energy_rmse_meV_atom")),
+        _plot("Force error on held-out frames", lambda ax: _errors(ax, history, "force_rmse_meV_A")),
+        _plot("Uncertainty of candidates", lambda ax: _uncertainty(ax, history, thresholds)),
+        _plot("Trajectory lengths", lambda ax: _lengths(ax, history)),
+        _plot("Why trajectories ended", lambda ax: _stops(ax, history)),
+    ]
+    for stage, result in sorted(history.evaluations().items()):
+        of = f", stage {stage}" if len(history.evaluations()) > 1 else ""
+        plots += _evaluation_plots(result, of)
+    return plots
+
+
+def _evaluation_plots(result: Mapping[str, Any], of: str) -> Iterator[Plot]:
+    parity = dict(result.get("parity", {}))
+    yield _plot(f"Energies, model against reference{of}", lambda ax: _parity(ax, parity, "energy_eV_atom", "eV/atom"))
+    yield _plot(f"Forces, model against reference{of}", lambda ax: _parity(ax, parity, "force_eV_A", "eV/Å"))
+    for symbol, element in dict(result.get("elements", {})).items():
+        curves = dict(element.get("curves", {}))
+        base = str(element.get("relative_to", ""))
+        yield _plot(f"Cold curves of {symbol}{of}", partial(_cold_curves, curves=curves, base=base))
+        yield _plot(f"Cold curves of {symbol}, near the minima{of}", partial(_minima, curves=curves, base=base))
+
+
+def _plot(title: str, draw: Draw) -> Plot:
+    with _figure() as figure:
+        axes = figure.subplots()
+        try:
+            caption = draw(axes)
+        except NothingToShowError as exc:
+            return Plot(title, "", str(exc))
+        return Plot(title, _svg(figure, title), caption)
+
+
+@contextmanager
+def _figure() -> Iterator[Figure]:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_RC):
+        yield Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
+
+
+def _svg(figure: Figure, title: str) -> str:
+    """The figure as an ``<svg>`` element: same input, same text."""
+    import matplotlib as mpl
+
+    out = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": title}):
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None}, dpi=200)
+    text = out.getvalue()
+    return text[text.index("<svg") :]
+
+
+# ---- over time -------------------------------------------------------------------------------------------------------
+
+
+def _clock(history: History) -> tuple[float, str]:
+    """Seconds in the unit of the time axis, and its label."""
+    span = history.last - history.started
+    if span > 2 * 86400:
+        return 86400.0, "time / d"
+    if span > 2 * 3600:
+        return 3600.0, "time / h"
+    return (60.0, "time / min") if span > 120 else (1.0, "time / s")
+
+
+def _labels(ax: Axes, history: History) -> str:
+    series = history.labels()
+    if not series:
+        raise NothingToShowError("No label task has ended yet.")
+    unit, name = _clock(history)
+    t = [0.0, *((row[0] - history.started) / unit for row in series)]
+    ax.step(t, [0, *(row[1] for row in series)], where="post", color=BLUE, label="bought")
+    failed = [0, *(row[2] for row in series)]
+    if failed[-1]:
+        ax.step(t, failed, where="post", color=VERMILION, label="failed", linestyle="--")
+        ax.legend(loc="upper left")
+    ax.set(xlabel=name, ylabel="labels", ylim=(0, None))
+    ends = [(t - history.started) / unit for t, _ in history.stages_done.values()]
+    for end in ends[:-1]:
+        ax.axvline(end, color=MUTED, linewidth=0.8, linestyle=":")
+    return f"{series[-1][1]} labels bought" + (f", {failed[-1]} frames failed." if failed[-1] else ".")
+
+
+def _errors(ax: Axes, history: History, key: str) -> str:
+    points = [m for m in history.models() if key in m.errors]
+    if not points:
+        raise NothingToShowError("No model has told its errors on held-out frames yet.")
+    for i, mine in enumerate(_by_loop(points)):
+        x = [m.n for m in mine]
+        ax.plot(x, [m.errors[key] for m in mine], "o-", color=(BLUE, SKY)[min(i, 1)], label=f"loop {mine[0].loop}")
+    unit = "meV/atom" if "atom" in key else "meV/Å"
+    quantity = "energy" if "energy" in key else "force"
+    ax.set(xlabel="frames the model was fitted to", ylabel=f"{quantity} RMSE / {unit}", ylim=(0, None))
+    values = [m.errors[key] for m in points]
+    if max(values) > 8 * min(values) > 0:
+        ax.set(yscale="log", ylim=(None, None))
+    return f"Each point is a model version; the last one has {points[-1].errors[key]:.3g} {unit}."
+
+
+def _by_loop(points: Sequence[ModelPoint]) -> list[list[ModelPoint]]:
+    loops: dict[tuple[int, int], list[ModelPoint]] = {}
+    for m in points:
+        loops.setdefault((m.stage, m.loop), []).append(m)
+    return [loops[k] for k in sorted(loops)]
+
+
+def _uncertainty(ax: Axes, history: History, thresholds: Mapping[int, tuple[float, float]]) -> str:
+    found = [(w, w.median, w.highest) for w in history.waves()]
+    known = [(w, mid, top) for w, mid, top in found if mid is not None and top is not None]
+    if not known:
+        raise NothingToShowError("No candidate with a score has been found yet.")
+    unit, name = _clock(history)
+    t = [(w.t - history.started) / unit for w, _, _ in known]
+    ax.plot(t, [top for _, _, top in known], "^", color=SKY, label="highest", alpha=0.7, markeredgewidth=0)
+    ax.plot(t, [mid for _, mid, _ in known], "o", color=BLUE, label="median", alpha=0.8, markeredgewidth=0)
+    select, stop = thresholds.get(known[-1][0].stage, (np.nan, np.nan))
+    if np.isfinite(select):
+        ax.axhline(select, color=GREEN, linewidth=1, linestyle="--", label=f"select, {select:g}")
+    if np.isfinite(stop) and stop != select:
+        ax.axhline(stop, color=VERMILION, linewidth=1, linestyle="-.", label=f"stop, {stop:g}")
+    ax.set(xlabel=name, ylabel="score of candidates")
+    scores = [x for _, mid, top in known for x in (mid, top) if x > 0]
+    if scores and max(scores) > 30 * min(scores):
+        ax.set_yscale("log")
+    _legend_above(ax)
+    return "Each sampling task's candidates: how far outside the model's knowledge they lie."
+
+
+def _lengths(ax: Axes, history: History) -> str:
+    groups = _by_version(history)
+    if not any(w.lengths for ws in groups.values() for w in ws):
+        raise NothingToShowError("No trajectory has ended yet.")
+    rng = np.random.default_rng(0)  # only spreads the points sideways
+    middles = []
+    unit = ""
+    for version, waves in groups.items():
+        lengths = [x for w in waves for x in w.lengths]
+        unit = next((w.unit for w in waves if w.unit), unit)
+        if lengths:
+            x = version + rng.uniform(-0.18, 0.18, len(lengths))
+            ax.plot(x, lengths, "o", color=SKY, alpha=0.45, markeredgewidth=0, rasterized=len(lengths) > 2000)
+            middles.append((version, median(lengths)))
+    ax.plot(*np.array(middles).T, "o-", color=BLUE, label="median")
+    ax.set(xlabel="model version", ylabel=f"trajectory length / {unit or '?'}", ylim=(0, None))
+    _whole_numbers(ax)
+    ax.legend(loc="upper left")
+    return f"How far trajectories get before the model is unsure; the last median is {middles[-1][1]:.3g} {unit}."
+
+
+def _by_version(history: History) -> dict[int, list[Wave]]:
+    """Waves by the running number of the model that guided them: 0 for none, then in the order of models."""
+    numbers = {m.path: i + 1 for i, m in enumerate(history.models())}
+    groups: dict[int, list[Wave]] = {}
+    for wave in history.waves():
+        groups.setdefault(numbers.get(wave.model, 0), []).append(wave)
+    return dict(sorted(groups.items()))
+
+
+_STOPS: Final = {
+    "completed": (GREEN, "reached full length"),
+    "extrapolated": (ORANGE, "model unsure"),
+    "unphysical": (VERMILION, "unphysical"),
+    "halted": ("#BBBBBB", "told to stop"),
+}
+
+
+def _stops(ax: Axes, history: History) -> str:
+    groups = {v: ws for v, ws in _by_version(history).items() if any(w.stops for w in ws)}
+    if not groups:
+        raise NothingToShowError("No trajectory has ended yet.")
+    versions = list(groups)
+    below = np.zeros(len(versions))
+    for stop, (colour, name) in _STOPS.items():
+        counts = np.array([sum(w.stops.get(stop, 0) for w in ws) for ws in groups.values()], float)
+        if counts.any():
+            ax.bar(
+                versions, counts, bottom=below, color=colour, label=name, width=0.7, edgecolor="white", linewidth=0.4
+            )
+            below += counts
+    ax.set(xlabel="model version", ylabel="trajectories")
+    ax.grid(axis="x", visible=False)
+    _whole_numbers(ax)
+    _legend_above(ax)
+    return f"{int(below.sum())} trajectories, by the model that guided them."
+
+
+def _whole_numbers(ax: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _legend_above(ax: Axes) -> None:
+    """A legend outside the axes, where it covers no data."""
+    handles, _ = ax.get_legend_handles_labels()
+    ax.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        ncols=min(len(handles), 4),
+        columnspacing=1.0,
+        handletextpad=0.4,
+        handlelength=1.4,
+    )
+
+
+# ---- model against reference -----------------------------------------------------------------------------------------
+
+_SETS: Final = {"rattled": (ORANGE, "^", "crystals"), "fresh": (BLUE, "o", "fresh disorder")}
+
+
+def _parity(ax: Axes, parity: Mapping[str, Any], key: str, unit: str) -> str:
+    found = {name: np.array(parity.get(name, {}).get(key, []), float).reshape(-1, 2) for name in _SETS}
+    both = np.concatenate(list(found.values()))
+    if not len(both):
+        raise NothingToShowError("Neither fresh cells nor crystals were compared.")
+    low, high = float(both.min()), float(both.max())
+    pad = 0.04 * (high - low) or 1.0
+    ends = (low - pad, high + pad)
+    ax.plot(ends, ends, color=MUTED, linewidth=0.8, zorder=1)
+    for name, pairs in found.items():
+        colour, marker, words = _SETS[name]
+        if len(pairs):
+            style: dict[str, Any] = {"markersize": 3 if len(pairs) > 200 else 4, "rasterized": len(pairs) > 400}
+            ax.plot(*pairs.T, marker, color=colour, alpha=0.5, markeredgewidth=0, label=words, **style)
+    quantity = "energy" if "energy" in key else "force component"
+    ax.set(xlim=ends, ylim=ends, xlabel=f"reference {quantity} / {unit}", ylabel=f"model {quantity} / {unit}")
+    ax.set_aspect("equal")
+    ax.legend(loc="upper left", handletextpad=0.2)
+    milli = {"eV/atom": "meV/atom", "eV/Å": "meV/Å"}[unit]
+    said = [
+        f"{_SETS[n][2]} {1e3 * float(np.sqrt(np.mean((p[:, 1] - p[:, 0]) ** 2))):.3g} {milli}"
+        for n, p in found.items()
+        if len(p)
+    ]
+    return "Root mean square error of the points shown: " + ", ".join(reversed(said)) + "."
+
+
+def _shifted(curves: Mapping[str, Any], base: str, side: str) -> dict[str, tuple[Floats, Floats]]:
+    """Volume and energy in eV/atom above the minimum of `base` (else above the lowest point) of each curve."""
+    raw = {
+        name: (np.array(curve["volume_A3_atom"], float), np.array(curve[f"{side}_eV_atom"], float))
+        for name, curve in curves.items()
+    }
+    zero = curves.get(base, {}).get(side, {}).get("E0_eV_atom")
+    if zero is None:
+        finite = [e[np.isfinite(e)].min() for _, e in raw.values() if np.isfinite(e).any()]
+        zero = min(finite) if finite else 0.0
+    return {name: (v, e - zero) for name, (v, e) in raw.items()}
+
+
+def _cold_curves(ax: Axes, curves: Mapping[str, Any], base: str) -> str:
+    ours, theirs = _both_sides(curves, base)
+    _draw_curves(ax, ours, theirs)
+    known = np.concatenate([e[np.isfinite(e)] for _, e in theirs.values()])
+    top = float(np.quantile(known, 0.97)) if len(known) else None
+    ax.set(ylim=(None, 1.15 * top if top and top > 0 else None))
+    ax.set(xlabel="volume / Å³/atom", ylabel=f"E − E({base}) / eV/atom")
+    _legend_above(ax)
+    return "Lines are the model, open symbols the reference; each relative to its own minimum."
+
+
+def _minima(ax: Axes, curves: Mapping[str, Any], base: str) -> str:
+    ours, theirs = _both_sides(curves, base)
+    ours = {n: (v, 1e3 * e) for n, (v, e) in ours.items()}
+    theirs = {n: (v, 1e3 * e) for n, (v, e) in theirs.items()}
+    minima = [
+        (c[side]["V0_A3_atom"], c[side].get("above_meV_atom") or 0.0)
+        for c in curves.values()
+        for side in ("model", "reference")
+        if "V0_A3_atom" in c.get(side, {})
+    ]
+    close = [m for m in minima if abs(m[1]) < 150] or minima
+    if not close:
+        raise NothingToShowError("No crystal has a minimum in the range.")
+    _draw_curves(ax, ours, theirs)
+    volumes, energies = zip(*close, strict=True)
+    height = max(60.0, 1.6 * (max(energies) - min(0.0, *energies)))
+    ax.set(xlim=(0.88 * min(volumes), 1.12 * max(volumes)), ylim=(min(0.0, *energies) - 0.12 * height, height))
+    ax.set(xlabel="volume / Å³/atom", ylabel=f"E − E({base}) / meV/atom")
+    _legend_above(ax)
+    return "The same, enlarged: which crystal is lowest, and by how much."
+
+
+def _both_sides(curves: Mapping[str, Any], base: str) -> tuple[Any, Any]:
+    if not curves:
+        raise NothingToShowError("No crystals were computed.")
+    return _shifted(curves, base, "model"), _shifted(curves, base, "reference")
+
+
+def _draw_curves(ax: Axes, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    for name, (v, e) in ours.items():
+        colour, marker = CRYSTALS.get(name, (INK, "x"))
+        ax.plot(*_smooth(v, e), color=colour, zorder=2)
+        ax.plot(*theirs[name], marker, color=colour, markerfacecolor="white", markeredgewidth=1, zorder=3, label=name)
+
+
+def _smooth(v: Floats, e: Floats) -> tuple[Floats, Floats]:
+    """A smooth line through the finite points."""
+    from scipy.interpolate import PchipInterpolator
+
+    good = np.isfinite(e)
+    if good.sum() < 3:
+        return v[good], e[good]
+    fine = np.linspace(v[good][0], v[good][-1], 200)
+    return fine, np.asarray(PchipInterpolator(v[good], e[good])(fine), np.float64)
