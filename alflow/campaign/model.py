@@ -263,6 +263,8 @@ class State:
     """Of the campaign."""
     archive: list[tuple[Batch, ...]] = field(default_factory=list)
     """Of the campaign: the shards each finished stage left."""
+    latest: str | None = None
+    """Of the campaign: the newest model of the first loop, which the last fit of a stage belongs to."""
     closed: Closed | None = None
 
     def active(self, *verbs: Verb, loop: int = 0) -> int:
@@ -414,8 +416,9 @@ def _fitted(_: State, loop: Loop, task: Task, result: Mapping[str, Any]) -> None
         loop.making.groups[task.id] = result
 
 
-def _calibrated(state: State, loop: Loop, _: Task, result: Mapping[str, Any]) -> None:
+def _calibrated(state: State, loop: Loop, task: Task, result: Mapping[str, Any]) -> None:
     state.models += 1
+    state.latest = result["path"] if task.loop == 0 else state.latest
     if loop.making is not None:
         loop.model, loop.seen = result["path"], loop.making.seen
     loop.making, loop.lengths, loop.lost_versions = None, [], 0

@@ -92,9 +92,19 @@ def _drive(
     try:
         coordinator = Coordinator(plans(workflow, site), journal, runner, run_dir, watchers)
         state = coordinator.drive(stopped)
+        if state.latest is not None:
+            _point_to(run_dir / layout.POTENTIAL, Path(state.latest).parent)
         return state
     finally:
         runner.close(now=state is None or state.closed is None)
+
+
+def _point_to(link: Path, target: Path) -> None:
+    """Make `link` a symbolic link to `target`, whatever it was before."""
+    draft = link.with_name(f".{link.name}.new")
+    draft.unlink(missing_ok=True)
+    draft.symlink_to(target)
+    draft.replace(link)
 
 
 def stop(run_dir: Path, wait_s: float = STOP_WAIT_S) -> bool:

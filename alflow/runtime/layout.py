@@ -17,6 +17,8 @@ RESULT: Final = "result.json"
 TASK_LOG: Final = "log.txt"
 HALT: Final = "halt"
 FRAMES: Final = "frames.h5"
+POTENTIAL: Final = "potential"
+"""A link to the folder of the newest model."""
 
 
 def task_dir(task_id: str) -> Path:

@@ -74,7 +74,7 @@ def test_a_campaign_runs_to_its_end(tmp_path, policy):
     assert state.closed is not None
     assert not state.closed.failed
     assert state.archive[0]
-    assert sorted((run / "models").iterdir())
+    assert (run / "potential" / "model.json").is_file()
     assert run.stat().st_mode & 0o077 == 0
     # a run that is over is left as it is
     before = (run / layout.JOURNAL).read_bytes()
