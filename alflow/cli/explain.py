@@ -13,10 +13,9 @@ def explain(part: str) -> None:
     """Print what there is, the kinds of a role, or the manual of one part."""
     topic, _, kind = part.partition(".")
     console = Console(highlight=False, soft_wrap=False)
-    topics = manuals.topics()
     if not topic:
         _overview(console)
-    elif not kind and topics.get(topic.removesuffix("s"), topics.get(topic)):
+    elif not kind and manuals.summaries(topic):
         _kinds(console, topic)
     else:
         _manual(console, manuals.manual(topic, kind))

@@ -174,6 +174,8 @@ def _labeler_against(labeler: Labeler, elements: frozenset[str], site: Site, whe
     try:
         labeler.check(elements, code)
     except InputError as exc:
+        if exc.where.startswith("codes."):  # at fault is the site file
+            raise type(exc)(where, f"{exc.where} of site {site.name!r} {exc.problem}", exc.hint) from None
         raise moved(exc, where) from None
 
 
@@ -187,6 +189,8 @@ class _Reader:
         self._content = document.content
         self._folder = document.path.resolve().parent
         self._errors: dict[tuple[str, str], InputError] = {}
+        self._met = 0
+        """Mistakes met, those of defaults once for each stage."""
 
     def workflow(self) -> Workflow:
         content = self._content
@@ -236,7 +240,7 @@ class _Reader:
         if not isinstance(raw, Mapping):
             self._keep([SpecError(here, f"expected a mapping of stage keys, got {shown(raw)}")])
             return None
-        before = len(self._errors)
+        before = self._met
         self._keep(check_keys(raw, ("name", *_STAGE_KEYS), here))
         merged = {k: v for k, v in {**defaults, **raw}.items() if v is not None}
         place = {k: f"{here}.{k}" if k in raw or k not in defaults else f"defaults.{k}" for k in _STAGE_KEYS}
@@ -246,7 +250,7 @@ class _Reader:
         plain: dict[str, Any] = {"name": name}
         made = {key: self._part(key, merged, place[key], plain) for key in PARTS}
         settings = {key: self._setting(key, merged, place[key], plain) for key in _SETTINGS}
-        if len(self._errors) > before:
+        if self._met > before:
             return None
         stage = Stage(name=str(name), **made, **settings)
         self._checks(stage, place, here, earlier)
@@ -298,9 +302,9 @@ class _Reader:
             return
         self._within(place["builder"], stage.builder.check)
         elements: frozenset[str] = frozenset()
-        before = len(self._errors)
+        before = self._met
         self._within(place["builder"], lambda: _elements([*earlier, stage], stage))
-        if len(self._errors) == before:
+        if self._met == before:
             elements = _elements([*earlier, stage], stage)
         if elements:
             self._within(place["potential"], lambda: stage.potential.check(elements))
@@ -319,6 +323,7 @@ class _Reader:
             return None
 
     def _keep(self, errors: Sequence[InputError]) -> None:
+        self._met += len(errors)
         for error in errors:
             self._errors.setdefault((error.where, error.problem), error)  # a bad default is told once
 
