@@ -100,7 +100,10 @@ def _drive(
 
 
 def _point_to(link: Path, target: Path) -> None:
-    """Make `link` a symbolic link to `target`, whatever it was before."""
+    """Make `link` a symbolic link to `target`; a folder that took its place, in a copied run, is left as it is."""
+    if link.exists() and not link.is_symlink():
+        logger.warning("%s is no link; the newest model is %s", link, target)
+        return
     draft = link.with_name(f".{link.name}.new")
     draft.unlink(missing_ok=True)
     draft.symlink_to(target)

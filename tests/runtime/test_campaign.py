@@ -90,11 +90,11 @@ def test_cut_anywhere_the_campaign_ends_with_the_same_data(tmp_path, policy, wip
     want = dataset_digest(run)
     lines = (run / layout.JOURNAL).read_bytes().splitlines(keepends=True)
     whole = tmp_path / "kept"
-    shutil.copytree(run, whole)
+    shutil.copytree(run, whole, symlinks=True)
     for k in range(0, len(lines), max(1, len(lines) // 8)):
         for torn in (b"", lines[k][: len(lines[k]) // 2]):
             shutil.rmtree(run)
-            shutil.copytree(whole, run)
+            shutil.copytree(whole, run, symlinks=True)
             (run / layout.JOURNAL).write_bytes(b"".join(lines[:k]) + torn)
             if wipe:  # what the journal does not know to be finished is lost as well
                 _forget_unfinished(run)
