@@ -17,6 +17,7 @@ import numpy as np
 
 from alflow.core.frames import Floats
 from alflow.monitor.history import History, ModelPoint, Wave
+from alflow.monitor.status import short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -176,7 +177,7 @@ def _labels(ax: Axes, history: History) -> str:
     failed = [0, *(row[2] for row in series)]
     if failed[-1]:
         ax.step(t, failed, where="post", color=VERMILION, label="failed", linestyle="--")
-        ax.legend(loc="upper left")
+        _legend_above(ax)
     ax.set(xlabel=name, ylabel="labels", ylim=(0, None))
     ends = [(t - history.started) / unit for t, _ in history.stages_done.values()]
     for end in ends[:-1]:
@@ -197,7 +198,8 @@ def _errors(ax: Axes, history: History, key: str) -> str:
     values = [m.errors[key] for m in points]
     if max(values) > 8 * min(values) > 0:
         ax.set(yscale="log", ylim=(None, None))
-    return f"Each point is a model version; the last one has {points[-1].errors[key]:.3g} {unit}."
+    _whole_numbers(ax)
+    return f"Each point is a model version; the last one has {short(points[-1].errors[key])} {unit}."
 
 
 def _by_loop(points: Sequence[ModelPoint]) -> list[list[ModelPoint]]:
@@ -221,10 +223,10 @@ def _uncertainty(ax: Axes, history: History, thresholds: Mapping[int, tuple[floa
         ax.axhline(select, color=GREEN, linewidth=1, linestyle="--", label=f"select, {select:g}")
     if np.isfinite(stop) and stop != select:
         ax.axhline(stop, color=VERMILION, linewidth=1, linestyle="-.", label=f"stop, {stop:g}")
-    ax.set(xlabel=name, ylabel="score of candidates")
+    ax.set(xlabel=name, ylabel="score of candidates", ylim=(0, None))
     scores = [x for _, mid, top in known for x in (mid, top) if x > 0]
     if scores and max(scores) > 30 * min(scores):
-        ax.set_yscale("log")
+        ax.set(yscale="log", ylim=(None, None))
     _legend_above(ax)
     return "Each sampling task's candidates: how far outside the model's knowledge they lie."
 
@@ -243,10 +245,11 @@ def _lengths(ax: Axes, history: History) -> str:
             x = version + rng.uniform(-0.18, 0.18, len(lengths))
             ax.plot(x, lengths, "o", color=SKY, alpha=0.45, markeredgewidth=0, rasterized=len(lengths) > 2000)
             middles.append((version, median(lengths)))
+    ax.plot([], [], "o", color=SKY, label="a trajectory")
     ax.plot(*np.array(middles).T, "o-", color=BLUE, label="median")
     ax.set(xlabel="model version", ylabel=f"trajectory length / {unit or '?'}", ylim=(0, None))
     _whole_numbers(ax)
-    ax.legend(loc="upper left")
+    _legend_above(ax)
     return f"How far trajectories get before the model is unsure; the last median is {middles[-1][1]:.3g} {unit}."
 
 
@@ -288,9 +291,13 @@ def _stops(ax: Axes, history: History) -> str:
 
 
 def _whole_numbers(ax: Axes) -> None:
+    """Ticks of the x axis at whole numbers only, and room for one of them at least."""
     from matplotlib.ticker import MaxNLocator
 
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    low, high = ax.get_xlim()
+    if high - low < 2:
+        ax.set_xlim((low + high) / 2 - 1, (low + high) / 2 + 1)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _legend_above(ax: Axes) -> None:
@@ -299,10 +306,10 @@ def _legend_above(ax: Axes) -> None:
     ax.legend(
         loc="lower left",
         bbox_to_anchor=(0, 1.0),
-        ncols=min(len(handles), 4),
+        ncols=min(len(handles), 5),
         columnspacing=1.0,
-        handletextpad=0.4,
-        handlelength=1.4,
+        handletextpad=0.3,
+        handlelength=1.2,
     )
 
 
@@ -328,10 +335,10 @@ def _parity(ax: Axes, parity: Mapping[str, Any], key: str, unit: str) -> str:
     quantity = "energy" if "energy" in key else "force component"
     ax.set(xlim=ends, ylim=ends, xlabel=f"reference {quantity} / {unit}", ylabel=f"model {quantity} / {unit}")
     ax.set_aspect("equal")
-    ax.legend(loc="upper left", handletextpad=0.2)
+    _legend_above(ax)
     milli = {"eV/atom": "meV/atom", "eV/Å": "meV/Å"}[unit]
     said = [
-        f"{_SETS[n][2]} {1e3 * float(np.sqrt(np.mean((p[:, 1] - p[:, 0]) ** 2))):.3g} {milli}"
+        f"{_SETS[n][2]} {short(1e3 * float(np.sqrt(np.mean((p[:, 1] - p[:, 0]) ** 2))))} {milli}"
         for n, p in found.items()
         if len(p)
     ]
@@ -399,10 +406,10 @@ def _draw_curves(ax: Axes, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -
 
 def _smooth(v: Floats, e: Floats) -> tuple[Floats, Floats]:
     """A smooth line through the finite points."""
-    from scipy.interpolate import PchipInterpolator
+    from scipy.interpolate import CubicSpline
 
     good = np.isfinite(e)
-    if good.sum() < 3:
+    if good.sum() < 4:
         return v[good], e[good]
-    fine = np.linspace(v[good][0], v[good][-1], 200)
-    return fine, np.asarray(PchipInterpolator(v[good], e[good])(fine), np.float64)
+    fine = np.linspace(v[good][0], v[good][-1], 300)
+    return fine, np.asarray(CubicSpline(v[good], e[good])(fine), np.float64)

@@ -42,7 +42,7 @@ def page(history: History, stand: Status, run_dir: Path) -> str:
     parts = [
         _head(history, stand),
         _tiles(history, stand),
-        _tables(sections(history)),
+        _tables(sections(history)[1:]),  # the tiles say what the campaign bought
         _figures("Model against reference", judged),
         _figures("The campaign", over_time),
         _failures(history),
@@ -79,7 +79,8 @@ def _head(history: History, stand: Status) -> str:
 
 
 def _tiles(history: History, stand: Status) -> str:
-    tiles = [(str(stand.labels_bought), "labels bought"), (str(stand.models), "model versions")]
+    failed = f" ({stand.labels_failed} failed)" if stand.labels_failed else ""
+    tiles = [(f"{stand.labels_bought}{failed}", "labels bought"), (str(stand.models), "model versions")]
     if stand.errors:
         tiles.append((errors_text(stand.errors), "errors on held-out frames"))
     for result in history.evaluations().values():
@@ -107,12 +108,13 @@ def _first(order: Mapping[str, Any]) -> str:
 
 
 def _tables(parts: list[Section]) -> str:
+    if not parts:
+        return "<p class=note>The potential has not been held against its reference (yet).</p>"
     return "<section class=tables>" + "".join(_table(part) for part in parts) + "</section>"
 
 
 def _table(part: Section) -> str:
-    plain = not any(part.columns)
-    head = "" if plain else "<tr>" + "".join(f"<th>{_lines(c)}</th>" for c in part.columns) + "</tr>"
+    head = "<tr>" + "".join(f"<th>{_lines(c)}</th>" for c in part.columns) + "</tr>"
     rows = "".join("<tr>" + "".join(_cell(c) for c in row) + "</tr>" for row in part.rows)
     note = f"<p class=note>{escape(part.note)}</p>" if part.note else ""
     return (
@@ -226,12 +228,12 @@ h3 { font-size: .95rem; font-weight: 600; margin: 0 0 .3rem; }
   border: 1px solid currentColor; margin-left: .3em; white-space: nowrap; }
 .chip.finished { color: #00785a; } .chip.running { color: var(--blue); }
 .chip.stopped { color: #8a5a00; } .chip.failed { color: #b34700; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 0 1.5rem; margin: 1.6rem 0 0;
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); gap: 0 1.5rem; margin: 1.6rem 0 0;
   border-top: 1px solid var(--line); }
 .tiles div { padding: .8rem 0; border-bottom: 1px solid var(--line); }
-.tiles b { display: block; font-size: 1.12rem; font-weight: 600; }
+.tiles b { display: block; font-size: 1.05rem; font-weight: 600; }
 .tiles span { color: var(--muted); font-size: .82rem; }
-.tables { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 0 2.5rem;
+.tables { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); gap: 0 2.5rem;
   align-items: start; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; width: 100%; }

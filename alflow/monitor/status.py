@@ -203,10 +203,17 @@ def errors_text(errors: Mapping[str, float]) -> str:
     """Held-out errors in a few words."""
     words = []
     if (energy := errors.get("energy_rmse_meV_atom")) is not None:
-        words.append(f"{energy:.1f} meV/atom")
+        words.append(f"{short(energy)} meV/atom")
     if (force := errors.get("force_rmse_meV_A")) is not None:
-        words.append(f"{force:.0f} meV/Å")
+        words.append(f"{short(force)} meV/Å")
     return ", ".join(words) if words else "none known"
+
+
+def short(value: float) -> str:
+    """A figure with three digits at most that count: ``1730``, ``24.9``, ``0.05``."""
+    if abs(value) >= 99.95:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}"
 
 
 def duration(seconds: float) -> str:

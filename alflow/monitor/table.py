@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alflow.monitor.history import History
-from alflow.monitor.status import duration
+from alflow.monitor.status import duration, short
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -85,12 +85,13 @@ def _campaign(history: History) -> Section:
     return Section("Campaign", ("", ""), tuple(rows), note)
 
 
+_ERROR_KEYS = ("energy_rmse_meV_atom", "energy_shifted_rmse_meV_atom", "force_rmse_meV_A", "force_norm_meV_A")
 _ERROR_COLUMNS = (
-    "errors",
+    "",
     "frames",
-    "energy RMSE\nmeV/atom",
+    "energy\nmeV/atom",
     "shift removed\nmeV/atom",
-    "force RMSE\nmeV/Å",
+    "force\nmeV/Å",
     "force scale\nmeV/Å",
 )
 
@@ -107,10 +108,7 @@ def _errors(result: Mapping[str, Any], of: str) -> Section:
             (
                 name,
                 str(errors.get("n_frames", _DASH)),
-                _number(errors.get("energy_rmse_meV_atom"), 1),
-                _number(errors.get("energy_shifted_rmse_meV_atom"), 1),
-                _number(errors.get("force_rmse_meV_A"), 0),
-                _number(errors.get("force_norm_meV_A"), 0),
+                *(short(errors.get(key)) if errors.get(key) is not None else _DASH for key in _ERROR_KEYS),
             )
         )
         if errors.get("n_no_prediction"):
@@ -118,7 +116,7 @@ def _errors(result: Mapping[str, Any], of: str) -> Section:
     if result.get("reference_failed"):
         failed, asked = result["reference_failed"], result.get("reference_frames")
         notes.append(f"The reference failed on {failed} of {asked} frames; they are left out.")
-    return Section(f"Errors against the reference{of}", _ERROR_COLUMNS, tuple(rows), " ".join(notes))
+    return Section(f"Root mean square errors against the reference{of}", _ERROR_COLUMNS, tuple(rows), " ".join(notes))
 
 
 def _crystals(symbol: str, element: Mapping[str, Any], of: str) -> Section:
@@ -171,7 +169,9 @@ def _elastic(symbol: str, element: Mapping[str, Any], of: str) -> list[Section]:
 
 
 def _number(value: float | None, digits: int) -> str:
-    return _DASH if value is None else f"{value:.{digits}f}".replace("-", "−")
+    if value is None:
+        return _DASH
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
 def _percent(ours: float | None, theirs: float | None) -> str:

@@ -315,7 +315,7 @@ def _elastic_json(
 
 def _constants(found: CubicElastic) -> dict[str, Any]:
     values = {key: plain(getattr(found, key)) for key in ("C11_GPa", "C12_GPa", "C44_GPa", "B_GPa")}
-    return {"problem": "no stress"} if None in values.values() else values
+    return {"problem": "the strained crystals have no stress"} if None in values.values() else values
 
 
 def _curves_json(
