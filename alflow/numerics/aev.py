@@ -13,17 +13,15 @@ angular block, by unordered pair of species, radial shift outer and angle inner:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alflow.core.frames import Floats, Frames, Ints
 from alflow.errors import DataError
+from alflow.numerics import aev_kernels as kernels
 from alflow.numerics.neighbors import Neighbors
-
-COSINE_SCALE: Final = 0.95
-"""Keeps theta away from 0 and pi, where its derivative diverges."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +63,8 @@ class AevSettings:
             raise DataError("AevSettings: shifts_r_A, shifts_a_A, angles_rad and species must not be empty")
         if len(set(self.species)) < len(self.species):
             raise DataError(f"AevSettings.species: each once, got {self.species}")
-        if min(self.eta_r, self.eta_a, self.zeta) <= 0:
-            raise DataError("AevSettings: eta_r, eta_a and zeta must be positive")
+        if min(self.eta_r, self.eta_a) <= 0 or self.zeta < 1:
+            raise DataError("AevSettings: eta_r and eta_a must be positive, and zeta at least 1")
 
     @classmethod
     def spaced(
@@ -86,6 +84,8 @@ class AevSettings:
 
         Angles lie in the middles of `n_angles` equal parts of 0 to pi.
         """
+        if min(n_radial, n_angular, n_angles) < 1:
+            raise DataError("AevSettings: n_radial, n_angular and n_angles must be at least 1")
         rise_r = (radial_cutoff_A - first_shift_A) / n_radial
         rise_a = (angular_cutoff_A - first_shift_A) / n_angular
         return cls(
@@ -133,12 +133,9 @@ class AevSettings:
 
 def features(settings: AevSettings, frames: Frames, neighbors: Neighbors, dtype: Any = np.float32) -> NDArray[Any]:
     """Descriptors of all atoms, (n_atoms, n_features)."""
-    import torch
-
-    from alflow.numerics import aev_torch
-
-    geometry = aev_torch.Geometry.of(settings, frames, neighbors)
-    return aev_torch.features(settings, geometry, *aev_torch.tensors(frames, torch.float64)).numpy().astype(dtype)
+    out = np.empty((frames.n_atoms, settings.n_features), dtype)
+    kernels.features(*_geometry(settings, frames, neighbors), _constants(settings, dtype), out)
+    return out
 
 
 def vjp(
@@ -157,21 +154,13 @@ def vjp(
         gradient wrt positions, (m, n_atoms, 3), and wrt strain, (m, n_frames, 3, 3): strain e moves
         x to x (1 + e)^T, so that element (a, b) is the sum over pairs of gradient_a D_b.
     """
-    import torch
-
-    from alflow.numerics import aev_torch
-
-    geometry = aev_torch.Geometry.of(settings, frames, neighbors)
-    positions, cell = aev_torch.tensors(frames, torch.float64)
-    strain = torch.zeros((len(frames), 3, 3), dtype=torch.float64)
-    grads, virials = [], []
-    for weights in g:
-        x, e = positions.clone().requires_grad_(), strain.clone().requires_grad_()
-        out = aev_torch.features(settings, geometry, x, cell, e)
-        grad = torch.autograd.grad((out * torch.as_tensor(weights, dtype=torch.float64)).sum(), [x, e])
-        grads.append(grad[0].numpy())
-        virials.append(grad[1].numpy().astype(dtype).astype(np.float64))
-    return np.stack(grads), np.stack(virials)
+    g = np.ascontiguousarray(g, dtype)
+    of_pairs = np.empty((neighbors.n_pairs, len(g), 3), dtype)
+    of_atoms = np.empty((len(g), frames.n_atoms, 3, 3))
+    kernels.pair_gradients(*_geometry(settings, frames, neighbors), _constants(settings, dtype), g, of_pairs, of_atoms)
+    grad = np.zeros((len(g), frames.n_atoms, 3))
+    kernels.collect(neighbors.start, neighbors.reverse, of_pairs, grad)
+    return grad, np.add.reduceat(of_atoms, frames.offsets[:-1], axis=1)
 
 
 def jvp(
@@ -195,20 +184,37 @@ def jvp(
     Returns:
         directional derivatives, (m, n_atoms, n_features).
     """
-    import torch
+    strain = np.zeros((len(u), len(frames), 3, 3)) if strain is None else np.ascontiguousarray(strain, np.float64)
+    out = np.empty((len(u), frames.n_atoms, settings.n_features), dtype)
+    u = np.ascontiguousarray(u, np.float64)
+    kernels.changes(*_geometry(settings, frames, neighbors), _constants(settings, dtype), u, strain, out)
+    return out
 
-    from alflow.numerics import aev_torch
 
-    geometry = aev_torch.Geometry.of(settings, frames, neighbors)
-    positions, cell = aev_torch.tensors(frames, torch.float64)
-    zero = torch.zeros((len(frames), 3, 3), dtype=torch.float64)
-    out = []
-    for m in range(len(u)):
-        direction = zero if strain is None else torch.as_tensor(strain[m])
-        _, change = torch.autograd.functional.jvp(  # type: ignore[no-untyped-call]
-            lambda x, e: aev_torch.features(settings, geometry, x, cell, e),
-            (positions, zero),
-            (torch.as_tensor(u[m], dtype=torch.float64), direction),
+def _geometry(settings: AevSettings, frames: Frames, neighbors: Neighbors) -> tuple[NDArray[Any], ...]:
+    """What the kernels want to know about the batch."""
+    if len(neighbors.start) != frames.n_atoms + 1 or neighbors.cutoff_A < settings.radial_cutoff_A:
+        raise DataError(
+            f"descriptors: expected a list of {frames.n_atoms} atoms to {settings.radial_cutoff_A} Å, "
+            f"got one of {len(neighbors.start) - 1} to {neighbors.cutoff_A}"
         )
-        out.append(change.numpy().astype(dtype))
-    return np.stack(out)
+    species = settings.species_index(frames.numbers)
+    position, cell = np.ascontiguousarray(frames.positions), np.ascontiguousarray(frames.cell)
+    return (position, cell, frames.frame_of_atom, neighbors.start, neighbors.j, neighbors.shift, species)
+
+
+def _constants(settings: AevSettings, dtype: Any) -> kernels.Constants:
+    """The settings as the kernels want them."""
+    real = np.dtype(dtype).type
+    half = np.array(settings.angles_rad) / 2
+    return kernels.Constants(
+        settings.radial_cutoff_A,
+        settings.angular_cutoff_A,
+        settings.n_species,
+        np.array(settings.shifts_r_A),
+        np.array(settings.shifts_a_A),
+        np.array([np.sin(half), np.cos(half)], dtype),
+        real(settings.eta_r),
+        real(settings.eta_a),
+        real(settings.zeta),
+    )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from alflow.core.frames import Frames
-from alflow.numerics.aev import COSINE_SCALE, AevSettings
+from alflow.numerics.aev import AevSettings
 from alflow.numerics.neighbors import Neighbors
 
 
@@ -101,7 +101,7 @@ def _angular(settings: AevSettings, geometry: Geometry, i: Tensor, j: Tensor, d:
     n, n_species = len(geometry.species), settings.n_species
     first, second = _triples(i, n)
     unit = d / r[:, None]
-    theta = torch.arccos(COSINE_SCALE * (unit[first] * unit[second]).sum(1))
+    theta = torch.arccos(0.95 * (unit[first] * unit[second]).sum(1))
     fc = _cutoff(r, settings.angular_cutoff_A)
     mean = (r[first] + r[second]) / 2
     by_angle = ((1 + torch.cos(theta[:, None] - r.new_tensor(settings.angles_rad))) / 2) ** settings.zeta
