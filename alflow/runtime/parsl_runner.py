@@ -7,17 +7,20 @@ means is decided by `failure_kind` here and by the campaign.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
 import queue
 import re
 import shlex
+import socket
+import sqlite3
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Final
@@ -39,9 +42,9 @@ from parsl.providers.cluster_provider import ClusterProvider
 from parsl.providers.errors import SubmitException
 
 from alflow.campaign.model import FailureKind
-from alflow.errors import InfrastructureError, RunError, SpecError
+from alflow.errors import InfrastructureError, InputError, RunError, SpecError
 from alflow.runtime import lanes, runner
-from alflow.runtime.processes import Reaper, tether_to_parent, uninterrupted
+from alflow.runtime.processes import Reaper, deaf_children, tether_to_parent, uninterrupted
 from alflow.runtime.runner import Execute, Report, Task
 from alflow.spec.site import Lane, Site, lane_of, walltime_s
 
@@ -77,7 +80,7 @@ class ParslRunner:
         self._reaper: Reaper | None = None
         self._log: logging.Handler | None = None
         try:
-            with uninterrupted():
+            with uninterrupted(), deaf_children():
                 self._log = _open_log(self._root / FOLDER / "parsl.log")
                 self._reaper = Reaper(self._root)
                 self._kernel = DataFlowKernel(config)
@@ -496,3 +499,74 @@ def _script(name: str, lane: Lane) -> str:
 def database(run_dir: Path) -> Path:
     """Where Parsl's monitoring keeps its database."""
     return run_dir.resolve() / FOLDER / "monitoring.db"
+
+
+# ---- Parsl's dashboard ---------------------------------------------------------------------------------------------
+
+_TABLES: Final = frozenset({"workflow", "task", "try", "status", "node", "block", "resource"})
+
+
+def open_dashboard(run_dir: Path, port: int, said: Callable[[str], object] | None = None) -> None:
+    """Serve Parsl's dashboard of a run on this machine only, until interrupted.
+
+    The database is opened for reading only, and not before Parsl has made all its tables: a dashboard that comes
+    first would make its own, which Parsl's monitoring then cannot use (Parsl issue 2266).
+
+    Args:
+        run_dir: the run; it may be at work.
+        port: port on 127.0.0.1.
+        said: is told the address once the dashboard answers; printed if None.
+
+    Raises:
+        RunError: the run has no monitoring database yet.
+        InputError: the port is taken.
+    """
+    path, out = database(run_dir), sys.stdout
+    say = said or functools.partial(print, file=out, flush=True)
+    _check_database(path)
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as exc:
+            raise InputError("--port", f"{port} cannot be used on 127.0.0.1: {exc.strerror}", "choose another") from exc
+    address = f"http://127.0.0.1:{port}"
+    threading.Thread(target=_say_when_up, args=(port, functools.partial(say, address)), daemon=True).start()
+    words = ["parsl-visualize", f"sqlite:///file:{path}?mode=ro&uri=true", "--listen=127.0.0.1", f"--port={port}"]
+    _serve(words, path.parent / "dashboard.log")
+
+
+def _serve(words: list[str], log: Path) -> None:
+    """Parsl's program in this process, so that it ends with it; what it says about each request goes to `log`."""
+    from parsl.monitoring.visualization.app import cli_run
+
+    requests, handler, before = logging.getLogger("werkzeug"), logging.FileHandler(log), sys.argv
+    requests.setLevel(logging.INFO)
+    requests.propagate = False
+    requests.addHandler(handler)
+    sys.argv = words
+    try:
+        with contextlib.redirect_stdout(handler.stream):
+            cli_run()
+    finally:
+        sys.argv = before
+        requests.removeHandler(handler)
+        handler.close()
+
+
+def _say_when_up(port: int, say: Callable[[], None]) -> None:
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0):
+            say()
+            return
+        time.sleep(0.1)
+
+
+def _check_database(path: Path) -> None:
+    hint = "it appears soon after a run has begun, unless the site file says `monitoring: false`"
+    if not path.is_file():
+        raise RunError(str(path.parents[1]), "has no monitoring database (yet)", hint)
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+        there = {name for (name,) in db.execute("select name from sqlite_master where type = 'table'")}
+    if missing := _TABLES - there:
+        raise RunError(str(path), f"has no tables {', '.join(sorted(missing))} (yet)", hint)

@@ -14,11 +14,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 import psutil
 
@@ -31,6 +31,9 @@ GRACE_S: Final = 3.0
 
 _KEEP: Final = "SPT_NOENV"  # tells setproctitle, which Parsl uses, not to overwrite what others read the mark from
 _POLL_S: Final = 1.0
+
+
+Handler = Callable[[int, FrameType | None], Any] | signal.Handlers
 
 
 def coordinator_token(pid: int | None = None) -> str:
@@ -96,33 +99,42 @@ def terminable() -> Iterator[None]:
     def interrupt(number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt(signal.Signals(number).name)
 
-    before = {s: signal.signal(s, interrupt) for s in (signal.SIGTERM, signal.SIGHUP)}
-    try:
+    with _handling(interrupt, signal.SIGTERM, signal.SIGHUP):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Put off Ctrl-C, SIGTERM and SIGHUP to the end of the block; threads and processes begun in it never see Ctrl-C.
-
-    Ctrl-C goes to every process of the terminal: those that the coordinator must close in order have to outlive it.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Put off Ctrl-C, SIGTERM and SIGHUP to the end of the block, where the first of them is then delivered."""
     held: list[int] = []
+    try:
+        with _handling(lambda number, _frame: held.append(number), signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            yield
+    finally:
+        if held:
+            signal.raise_signal(held[0])
+
+
+@contextmanager
+def deaf_children() -> Iterator[None]:
+    """Processes started in the block never hear Ctrl-C, nor does this one for that long.
+
+    A terminal sends it to all of its processes; those that the coordinator closes in order have to outlive it.
+    """
+    with _handling(signal.SIG_IGN, signal.SIGINT):
+        yield
+
+
+@contextmanager
+def _handling(handler: Handler, *numbers: signal.Signals) -> Iterator[None]:
+    """Handle signals so for a block; only the main thread can, and only it is ever interrupted."""
     main = threading.current_thread() is threading.main_thread()
-    numbers = (signal.SIGTERM, signal.SIGHUP) if main else ()
-    handlers = {s: signal.signal(s, lambda number, _frame: held.append(number)) for s in numbers}
+    before = {number: signal.signal(number, handler) for number in numbers} if main else {}
     try:
         yield
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        if held:
-            signal.raise_signal(held[0])
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 _tether: list[threading.Thread] = []
