@@ -70,6 +70,7 @@ class LangevinBatch:
         energy: potential energy in eV, (n_frames,).
         forces: in eV/angstrom, (n_atoms, 3).
         momenta: in √(u eV), (n_atoms, 3).
+        rate: length of each system's next step of descent over its force, in Å²/eV, (n_frames,).
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class LangevinBatch:
         self._state: Any  # an MDState
         self._dt = timestep_fs / TIME_fs
         self._keep = float(np.exp(-friction_per_ps * timestep_fs / 1000))
-        self._rate = np.full(len(frames), 0.01)  # Å²/eV, of steepest descent
+        self.rate: Floats = np.full(len(frames), 0.01)
         self._adopt(frames, momenta, masses_u)
         self._set(self._model(self._state))
 
@@ -136,17 +137,17 @@ class LangevinBatch:
         The step of each system grows while its energy falls and shrinks when it has risen.
         """
         size = np.sqrt(np.maximum.reduceat((self.forces**2).sum(axis=1), self.frames.offsets[:-1]))
-        rate = np.minimum(self._rate, cap_A / np.maximum(size, 1e-12))
+        rate = np.minimum(self.rate, cap_A / np.maximum(size, 1e-12))
         before = self.energy
         self._state.positions = self._state.positions + _tensor(rate[self._owner, None] * self.forces)
         self._set(self._model(self._state))
-        self._rate = np.where(self.energy < before, 1.2 * self._rate, 0.5 * rate)
+        self.rate = np.where(self.energy < before, 1.2 * self.rate, 0.5 * rate)
 
     def take(self, keep: Ints) -> None:
         """Go on with the systems at `keep` only."""
         atoms = self.frames.atoms_of(keep)
         energy, forces, momenta = self.energy[keep], self.forces[atoms], self.momenta[atoms]
-        self._rate = self._rate[keep]
+        self.rate = self.rate[keep]
         self._adopt(self.frames.take(keep), momenta, self._masses[atoms])
         self._set({"energy": _tensor(energy), "forces": _tensor(forces)})
 

@@ -72,7 +72,7 @@ class UncertaintyContract:
     @pytest.fixture
     def frames(self) -> Frames:
         """Frames the model has not seen, of different sizes."""
-        sizes = (10, 7, 27)
+        sizes = (8, 7, 27)
         return Frames.concat([toy_frames(2, seed=20 + n, n_atoms=n) for n in sizes])
 
     @pytest.fixture

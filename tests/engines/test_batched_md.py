@@ -121,7 +121,7 @@ def test_equipartition_at_each_systems_own_temperature():
 
 
 def test_a_trajectory_does_not_see_its_batch():
-    frames, rng = toy_frames(4), np.random.default_rng(3)
+    frames, rng = toy_frames(4, n_atoms=10), np.random.default_rng(3)
     noise = rng.standard_normal((30, frames.n_atoms, 3))
     T, together = np.full(4, 500.0), batch(frames, friction_per_ps=5)
     alone = LangevinBatch(frames[2], together.momenta[frames.atoms_of([2])], np.full(10, AL_u), morse, 2.0, 5.0)

@@ -19,7 +19,7 @@ def test_closest_pair():
 
 @pytest.mark.parametrize("strained", [False, True])
 def test_the_watch_is_exact_at_every_step_and_searches_rarely(strained):
-    frames, rng, limit = toy_frames(3, rattle_A=0.1), np.random.default_rng(2), 1.2
+    frames, rng, limit = toy_frames(3, rattle_A=0.1), np.random.default_rng(2), 1.9
     watch = ContactWatch(frames, np.full(frames.n_atoms, limit / 2))
     seen = set()
     for step in range(2000):
