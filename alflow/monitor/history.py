@@ -131,6 +131,12 @@ class History:
         started, last: times of its first and last line, seconds since the epoch; 0 before the first.
         tasks: by id, in the order of submission.
         failures: every failure, also of tries that were repeated.
+        counts: tasks by verb and outcome.
+        labels: time, labels bought and frames failed so far, at each label task's end.
+        label_failures: why labels failed: reason -> (frames, path of one log or empty).
+        models: every model version, in the order in which they were ready.
+        waves: what every sampling task brought home, in the order in which they ended.
+        evaluations: stage -> result of `science.evaluate`, for the stages that were judged.
         stages_done: stage -> (time, reason).
         ending: why the current stage is winding up, or empty.
         closed: the event that closed the campaign, or None.
@@ -141,6 +147,12 @@ class History:
     last: float = 0.0
     tasks: dict[str, TaskRecord] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
+    counts: dict[str, Counter[str]] = field(default_factory=dict)
+    labels: list[tuple[float, int, int]] = field(default_factory=list)
+    label_failures: dict[str, tuple[int, str]] = field(default_factory=dict)
+    models: list[ModelPoint] = field(default_factory=list)
+    waves: list[Wave] = field(default_factory=list)
+    evaluations: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     stages_done: dict[int, tuple[float, str]] = field(default_factory=dict)
     ending: str = ""
     closed: Closed | None = None
@@ -175,6 +187,7 @@ class History:
         match event:
             case Submitted(task):
                 self.tasks[task.id] = TaskRecord(task.id, task.verb, task.args, t)
+                self.counts.setdefault(str(task.verb), Counter())["open"] += 1
             case Finished(task_id, result):
                 self._end(t, task_id, "finished", result)
             case Failed(task_id, kind, detail, log):
@@ -193,15 +206,42 @@ class History:
 
     def _end(self, t: float, task_id: str, outcome: str, result: Mapping[str, Any]) -> None:
         task = self.tasks.get(task_id)
-        if task is not None:
-            task.ended, task.outcome, task.result = t, outcome, result
+        if task is None:
+            return
+        counts = self.counts[str(task.verb)]
+        counts[task.outcome] -= 1
+        counts[outcome] += 1
+        task.ended, task.outcome, task.result = t, outcome, result
+        if outcome == "cancelled":
+            return
+        if task.verb is Verb.LABEL:
+            self._labelled(t, task)
+        elif outcome == "finished" and task.verb is Verb.CALIBRATE:
+            self.models.append(_model_point(t, task))
+        elif outcome == "finished" and task.verb is Verb.SAMPLE:
+            self.waves.append(_wave(t, task))
+        elif outcome == "finished" and task.verb is Verb.EVALUATE:
+            self.evaluations[task.stage] = result
+
+    def _labelled(self, t: float, task: TaskRecord) -> None:
+        _, bought, failed = self.labels[-1] if self.labels else (t, 0, 0)
+        n = int(task.result.get("n", 0))
+        missing = max(task.frames - n, 0) if task.frames else int(task.result.get("failed", 0))
+        self.labels.append((t, bought + n, failed + missing))
+        log = next(iter(task.result.get("logs", ())), "")
+        for reason, frames in dict(task.result.get("reasons", {})).items():
+            self._label_failed(str(reason), int(frames), str(log))
+
+    def _label_failed(self, reason: str, frames: int, log: str) -> None:
+        count, known = self.label_failures.get(reason, (0, ""))
+        self.label_failures[reason] = (count + frames, known or log)
 
     def _fail(self, t: float, task_id: str, kind: str, detail: str, log: str, *, retried: bool) -> None:
         task = self.tasks.get(task_id)
         verb = str(task.verb) if task is not None else ""
         self.failures.append(Failure(t, task_id, verb, str(kind), detail, log, retried))
-
-    # ---- what the records add up to ----------------------------------------------------------------------------
+        if task is not None and task.verb is Verb.LABEL and not retried:
+            self._label_failed(detail, task.frames, log)
 
     @property
     def stage(self) -> int:
@@ -214,61 +254,15 @@ class History:
         """Names of all stages."""
         return tuple(str(s) for s in self.header.get("stages", ()))
 
-    def ended(self, verb: Verb, outcome: str = "finished") -> list[TaskRecord]:
-        """Tasks of one verb that ended so, in the order in which they did."""
-        found = [t for t in self.tasks.values() if t.verb is verb and t.outcome == outcome]
-        return sorted(found, key=lambda task: task.ended or 0.0)
-
-    def counts(self) -> dict[str, Counter[str]]:
-        """Tasks by verb and outcome."""
-        counts: dict[str, Counter[str]] = {}
-        for task in self.tasks.values():
-            counts.setdefault(str(task.verb), Counter())[task.outcome] += 1
-        return counts
-
-    def labels(self) -> list[tuple[float, int, int]]:
-        """Time, labels bought and labels failed so far, at each label task's end."""
-        series, bought, failed = [], 0, 0
-        ends = sorted(self.ended(Verb.LABEL) + self.ended(Verb.LABEL, "failed"), key=lambda task: task.ended or 0.0)
-        for task in ends:
-            n = int(task.result.get("n", 0))
-            bought += n
-            failed += max(task.frames - n, 0) if task.frames else int(task.result.get("failed", 0))
-            series.append((task.ended or 0.0, bought, failed))
-        return series
-
-    def label_failures(self) -> dict[str, tuple[int, str]]:
-        """Why labels failed: reason -> (frames, path of one log or empty)."""
-        found: dict[str, tuple[int, str]] = {}
-        for task in self.ended(Verb.LABEL):
-            logs = list(task.result.get("logs", ()))
-            for reason, n in dict(task.result.get("reasons", {})).items():
-                count, log = found.get(reason, (0, ""))
-                found[reason] = (count + int(n), log or (str(logs[0]) if logs else ""))
-        for failure in self.failures:
-            task_ = self.tasks.get(failure.task_id)
-            if failure.verb == Verb.LABEL and not failure.retried and task_ is not None:
-                count, log = found.get(failure.detail, (0, ""))
-                found[failure.detail] = (count + task_.frames, log or failure.log)
-        return found
-
-    def models(self) -> list[ModelPoint]:
-        """Every model version, in the order in which they were ready."""
-        return [_model_point(task) for task in self.ended(Verb.CALIBRATE)]
-
-    def waves(self) -> list[Wave]:
-        """What every sampling task brought home."""
-        return [_wave(task) for task in self.ended(Verb.SAMPLE)]
-
-    def evaluations(self) -> dict[int, Mapping[str, Any]]:
-        """Stage -> result of `science.evaluate`, for the stages that were judged."""
-        return {task.stage: task.result for task in self.ended(Verb.EVALUATE)}
+    def ended(self, verb: Verb) -> list[TaskRecord]:
+        """Finished tasks of one verb, in the order of submission."""
+        return [t for t in self.tasks.values() if t.verb is verb and t.outcome == "finished"]
 
 
-def _model_point(task: TaskRecord) -> ModelPoint:
+def _model_point(t: float, task: TaskRecord) -> ModelPoint:
     r = task.result
     return ModelPoint(
-        t=task.ended or 0.0,
+        t=t,
         stage=task.stage,
         loop=int(task.args.get("loop", 0)),
         version=int(r.get("version", 0)),
@@ -280,11 +274,11 @@ def _model_point(task: TaskRecord) -> ModelPoint:
     )
 
 
-def _wave(task: TaskRecord) -> Wave:
+def _wave(t: float, task: TaskRecord) -> Wave:
     r = task.result
     scores = _numbers(r.get("scores", {}))
     return Wave(
-        t=task.ended or 0.0,
+        t=t,
         stage=task.stage,
         loop=int(task.args.get("loop", 0)),
         model=str(r.get("model") or ""),

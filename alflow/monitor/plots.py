@@ -40,6 +40,8 @@ CRYSTALS: Final = {
     "diamond": (VERMILION, "v"),
 }
 _WIDTH, _HEIGHT = 4.8, 3.3
+_MANY: Final = 400
+"""More points than this are drawn as pixels, which keeps the file small."""
 _RC: Final = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -107,8 +109,8 @@ def all_plots(history: History, thresholds: Mapping[int, tuple[float, float]]) -
         _plot("Trajectory lengths", lambda ax: _lengths(ax, history)),
         _plot("Why trajectories ended", lambda ax: _stops(ax, history)),
     ]
-    for stage, result in sorted(history.evaluations().items()):
-        of = f", stage {stage}" if len(history.evaluations()) > 1 else ""
+    for stage, result in sorted(history.evaluations.items()):
+        of = f", stage {stage}" if len(history.evaluations) > 1 else ""
         plots += _evaluation_plots(result, of)
     return plots
 
@@ -168,7 +170,7 @@ def _clock(history: History) -> tuple[float, str]:
 
 
 def _labels(ax: Axes, history: History) -> str:
-    series = history.labels()
+    series = history.labels
     if not series:
         raise NothingToShowError("No label task has ended yet.")
     unit, name = _clock(history)
@@ -186,7 +188,7 @@ def _labels(ax: Axes, history: History) -> str:
 
 
 def _errors(ax: Axes, history: History, key: str) -> str:
-    points = [m for m in history.models() if key in m.errors]
+    points = [m for m in history.models if key in m.errors]
     if not points:
         raise NothingToShowError("No model has told its errors on held-out frames yet.")
     for i, mine in enumerate(_by_loop(points)):
@@ -210,14 +212,16 @@ def _by_loop(points: Sequence[ModelPoint]) -> list[list[ModelPoint]]:
 
 
 def _uncertainty(ax: Axes, history: History, thresholds: Mapping[int, tuple[float, float]]) -> str:
-    found = [(w, w.median, w.highest) for w in history.waves()]
+    found = [(w, w.median, w.highest) for w in history.waves]
     known = [(w, mid, top) for w, mid, top in found if mid is not None and top is not None]
     if not known:
         raise NothingToShowError("No candidate with a score has been found yet.")
     unit, name = _clock(history)
     t = [(w.t - history.started) / unit for w, _, _ in known]
-    ax.plot(t, [top for _, _, top in known], "^", color=SKY, label="highest", alpha=0.7, markeredgewidth=0)
-    ax.plot(t, [mid for _, mid, _ in known], "o", color=BLUE, label="median", alpha=0.8, markeredgewidth=0)
+    style: dict[str, Any] = {"markeredgewidth": 0, "rasterized": len(known) > _MANY, "linestyle": "none"}
+    faint = _opacity(len(known))
+    ax.plot(t, [top for _, _, top in known], marker="^", color=SKY, label="highest", alpha=0.9 * faint, **style)
+    ax.plot(t, [mid for _, mid, _ in known], marker="o", color=BLUE, label="median", alpha=faint, **style)
     select, stop = thresholds.get(known[-1][0].stage, (np.nan, np.nan))
     if np.isfinite(select):
         ax.axhline(select, color=GREEN, linewidth=1, linestyle="--", label=f"select, {select:g}")
@@ -243,7 +247,15 @@ def _lengths(ax: Axes, history: History) -> str:
         unit = next((w.unit for w in waves if w.unit), unit)
         if lengths:
             x = version + rng.uniform(-0.18, 0.18, len(lengths))
-            ax.plot(x, lengths, "o", color=SKY, alpha=0.45, markeredgewidth=0, rasterized=len(lengths) > 2000)
+            ax.plot(
+                x,
+                lengths,
+                "o",
+                color=SKY,
+                alpha=_opacity(8 * len(lengths)),
+                markeredgewidth=0,
+                rasterized=len(lengths) > _MANY,
+            )
             middles.append((version, median(lengths)))
     ax.plot([], [], "o", color=SKY, label="a trajectory")
     ax.plot(*np.array(middles).T, "o-", color=BLUE, label="median")
@@ -255,9 +267,9 @@ def _lengths(ax: Axes, history: History) -> str:
 
 def _by_version(history: History) -> dict[int, list[Wave]]:
     """Waves by the running number of the model that guided them: 0 for none, then in the order of models."""
-    numbers = {m.path: i + 1 for i, m in enumerate(history.models())}
+    numbers = {m.path: i + 1 for i, m in enumerate(history.models)}
     groups: dict[int, list[Wave]] = {}
-    for wave in history.waves():
+    for wave in history.waves:
         groups.setdefault(numbers.get(wave.model, 0), []).append(wave)
     return dict(sorted(groups.items()))
 
@@ -288,6 +300,11 @@ def _stops(ax: Axes, history: History) -> str:
     _whole_numbers(ax)
     _legend_above(ax)
     return f"{int(below.sum())} trajectories, by the model that guided them."
+
+
+def _opacity(points: int) -> float:
+    """So that many points show their density."""
+    return float(np.clip(_MANY / max(points, 1), 0.08, 0.8))
 
 
 def _whole_numbers(ax: Axes) -> None:
@@ -330,7 +347,7 @@ def _parity(ax: Axes, parity: Mapping[str, Any], key: str, unit: str) -> str:
     for name, pairs in found.items():
         colour, marker, words = _SETS[name]
         if len(pairs):
-            style: dict[str, Any] = {"markersize": 3 if len(pairs) > 200 else 4, "rasterized": len(pairs) > 400}
+            style: dict[str, Any] = {"markersize": 3 if len(pairs) > 200 else 4, "rasterized": len(pairs) > _MANY}
             ax.plot(*pairs.T, marker, color=colour, alpha=0.5, markeredgewidth=0, label=words, **style)
     quantity = "energy" if "energy" in key else "force component"
     ax.set(xlim=ends, ylim=ends, xlabel=f"reference {quantity} / {unit}", ylabel=f"model {quantity} / {unit}")

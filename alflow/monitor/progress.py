@@ -193,7 +193,7 @@ def _news(history: History, event: Event) -> str:
     """What is worth a line at once."""
     match event:
         case Finished(task_id) if (task := history.tasks.get(task_id)) and task.verb is Verb.CALIBRATE:
-            model = history.models()[-1]
+            model = history.models[-1]
             known = f": {errors_text(model.errors)} on held-out frames" if model.errors else ""
             return f"model {model.version} of stage {model.stage}, fitted to {model.n} frames{known}"
         case Failed(task_id, kind, detail, log):

@@ -83,12 +83,17 @@ def _tiles(history: History, stand: Status) -> str:
     tiles = [(f"{stand.labels_bought}{failed}", "labels bought"), (str(stand.models), "model versions")]
     if stand.errors:
         tiles.append((errors_text(stand.errors), "errors on held-out frames"))
-    for result in history.evaluations().values():
+    for result in history.evaluations.values():
         tiles += _judged_tiles(result)
     if stand.median_length is not None:
         tiles.append((f"{stand.median_length:.3g} {stand.length_unit}", "median trajectory"))
-    cells = "".join(f"<div><b>{escape(value)}</b><span>{escape(name)}</span></div>" for value, name in tiles)
+    cells = "".join(f"<div><b>{_phrases(value)}</b><span>{escape(name)}</span></div>" for value, name in tiles)
     return f"<section class=tiles>{cells}</section>"
+
+
+def _phrases(text: str) -> str:
+    """Text that breaks at its commas only."""
+    return " ".join(f"<i>{escape(phrase)}</i>" for phrase in text.replace(", ", ",\n").split("\n"))
 
 
 def _judged_tiles(result: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -149,7 +154,7 @@ def _figure(plot: Plot) -> str:
 
 
 def _failures(history: History) -> str:
-    labels = history.label_failures()
+    labels = history.label_failures
     if not labels and not history.failures:
         return "<section><h2>Failures</h2><p>None.</p></section>"
     out = ["<section><h2>Failures</h2>"]
@@ -232,6 +237,7 @@ h3 { font-size: .95rem; font-weight: 600; margin: 0 0 .3rem; }
   border-top: 1px solid var(--line); }
 .tiles div { padding: .8rem 0; border-bottom: 1px solid var(--line); }
 .tiles b { display: block; font-size: 1.05rem; font-weight: 600; }
+.tiles i { font-style: normal; white-space: nowrap; }
 .tiles span { color: var(--muted); font-size: .82rem; }
 .tables { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); gap: 0 2.5rem;
   align-items: start; }

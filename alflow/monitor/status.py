@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -84,7 +85,7 @@ def status(run_dir: Path) -> Status:
 
 def summary(history: History, run_dir: Path, *, running: bool, now: float) -> Status:
     """How a run with this history stands at time `now`."""
-    models, series = history.models(), history.labels()
+    models, series = history.models, history.labels
     newest = models[-1] if models else None
     length, unit = median_length(history, newest)
     names = history.stage_names
@@ -96,12 +97,12 @@ def summary(history: History, run_dir: Path, *, running: bool, now: float) -> St
         why=history.closed.reason if history.closed else history.ending,
         stage=names[history.stage] if names else str(history.stage),
         stages=max(len(names), 1),
-        tasks={verb: dict(counts) for verb, counts in history.counts().items()},
+        tasks={verb: {k: n for k, n in counts.items() if n} for verb, counts in history.counts.items()},
         retries=sum(f.retried for f in history.failures),
         labels_bought=series[-1][1] if series else 0,
         labels_failed=series[-1][2] if series else 0,
         labels_target=label_target(run_dir),
-        labels_failed_by={reason: n for reason, (n, _) in history.label_failures().items()},
+        labels_failed_by={reason: n for reason, (n, _) in history.label_failures.items()},
         labels_per_hour=_rate(history, end),
         models=len(models),
         model=newest.path if newest else "",
@@ -125,12 +126,12 @@ def label_target(run_dir: Path) -> int | None:
 
 def median_length(history: History, model: ModelPoint | None) -> tuple[float | None, str]:
     """Median length of the trajectories that `model` guided (of the newest that guided any), and its unit."""
-    waves = [w for w in history.waves() if w.lengths]
-    mine = [w for w in waves if model is not None and w.model == model.path]
-    if not mine and waves:
-        mine = [w for w in waves if w.model == waves[-1].model]
-    lengths = [x for w in mine for x in w.lengths]
-    return (median(lengths), mine[-1].unit) if lengths else (None, waves[-1].unit if waves else "")
+    last = next((w for w in reversed(history.waves) if w.lengths), None)
+    if last is None:
+        return None, ""
+    wanted = {w.model for w in history.waves if w.lengths and model is not None and w.model == model.path}
+    path = next(iter(wanted), last.model)
+    return median(x for w in history.waves if w.model == path for x in w.lengths), last.unit
 
 
 def _state(history: History, running: bool) -> str:
@@ -141,11 +142,13 @@ def _state(history: History, running: bool) -> str:
 
 def _rate(history: History, end: float) -> float | None:
     """Labels an hour in the last hour before `end`, or since the first label task if that is later."""
-    tasks = history.ended(Verb.LABEL)
-    if not tasks:
+    first = next((task for task in history.tasks.values() if task.verb is Verb.LABEL), None)
+    if first is None or not history.labels:
         return None
-    begin = max(end - _RATE_WINDOW_S, min(task.submitted for task in tasks))
-    bought = sum(int(task.result.get("n", 0)) for task in tasks if (task.ended or 0.0) > begin)
+    begin = max(end - _RATE_WINDOW_S, first.submitted)
+    after = bisect_right(history.labels, begin, key=lambda row: row[0])
+    before = history.labels[after - 1][1] if after else 0
+    bought = history.labels[-1][1] - before
     return bought * 3600 / (end - begin) if end > begin else None
 
 

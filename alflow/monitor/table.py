@@ -36,8 +36,8 @@ class Section:
 def sections(history: History) -> list[Section]:
     """The final table as text, part by part."""
     found = [_campaign(history)]
-    several = len(history.evaluations()) > 1
-    for stage, result in sorted(history.evaluations().items()):
+    several = len(history.evaluations) > 1
+    for stage, result in sorted(history.evaluations.items()):
         names = history.stage_names
         of = f" (stage {names[stage] if stage < len(names) else stage})" if several else ""
         found += [_errors(result, of)]
@@ -72,7 +72,7 @@ def final_table(run_dir: Path) -> RenderableType:
 
 
 def _campaign(history: History) -> Section:
-    labels, models = history.labels(), history.models()
+    labels, models = history.labels, history.models
     bought, failed = labels[-1][1:] if labels else (0, 0)
     rows = [
         ("labels bought", f"{bought}" + (f" ({failed} more failed)" if failed else "")),
@@ -81,7 +81,7 @@ def _campaign(history: History) -> Section:
     ]
     if models:
         rows.append(("frames the last model was fitted to", f"{models[-1].n}"))
-    note = "" if history.evaluations() else "The potential has not been held against its reference (yet)."
+    note = "" if history.evaluations else "The potential has not been held against its reference (yet)."
     return Section("Campaign", ("", ""), tuple(rows), note)
 
 
@@ -90,9 +90,9 @@ _ERROR_COLUMNS = (
     "",
     "frames",
     "energy\nmeV/atom",
-    "shift removed\nmeV/atom",
+    "shift\nremoved\nmeV/atom",
     "force\nmeV/Å",
-    "force scale\nmeV/Å",
+    "force\nscale\nmeV/Å",
 )
 
 

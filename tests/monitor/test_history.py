@@ -28,28 +28,28 @@ def test_a_real_run_reads_as_what_was_heard(finished_run):
         live.add(t, events)
     assert json.dumps([str(t) for t in history.tasks.values()]).count("open") == 0
     assert list(live.tasks) == list(history.tasks)
-    assert [m.n for m in live.models()] == [m.n for m in history.models()]
-    assert live.labels()[-1][1:] == history.labels()[-1][1:]
+    assert [m.n for m in live.models] == [m.n for m in history.models]
+    assert live.labels[-1][1:] == history.labels[-1][1:]
 
 
 def test_series_of_a_real_run_fit_its_results(finished_run):
     run, _ = finished_run
     history = History.read(run)
     results = [json.loads(p.read_text()) for p in run.glob("tasks/0-label/*/*/result.json")]
-    _, bought, failed = history.labels()[-1]
+    _, bought, failed = history.labels[-1]
     assert bought == sum(r["n"] for r in results) > 10
     assert failed == sum(r["failed"] for r in results) > 0
-    assert sum(n for n, _ in history.label_failures().values()) == failed
-    models = history.models()
+    assert sum(n for n, _ in history.label_failures.values()) == failed
+    models = history.models
     assert models[-1].n == bought
     assert models[-1].members == 4
     assert 0 < models[-1].errors["force_rmse_meV_A"] < 1000
     assert len({m.path for m in models}) == len(models) > 1
-    waves = history.waves()
+    waves = history.waves
     assert sum(len(w.lengths) for w in waves) == sum(sum(w.stops.values()) for w in waves)
     assert {w.model for w in waves} <= {m.path for m in models}
     assert {w.unit for w in waves} == {"ps"}
-    assert history.evaluations()[0]["fresh"]["n_frames"] > 0
+    assert history.evaluations[0]["fresh"]["n_frames"] > 0
     assert history.stage_names == ("main",)
     assert history.closed is not None
     assert not history.closed.failed
@@ -63,9 +63,9 @@ def test_failures_retries_and_cancellations_are_kept_apart():
     h.add(110.0, [Finished(tasks[0].id, {"n": 4, "failed": 1, "reasons": {"no convergence": 1}, "logs": ["/log/s"]})])
     h.add(111.0, [Failed(tasks[1].id, FailureKind.RESOURCE, "out of memory", "/log/b")])
     h.add(112.0, [Cancelled(tasks[2].id, "goal reached")])
-    assert h.counts() == {"label": {"finished": 1, "failed": 1, "cancelled": 1, "open": 1}}
-    assert h.labels() == [(110.0, 4, 1), (111.0, 4, 6)]
-    assert h.label_failures() == {"no convergence": (1, "/log/s"), "out of memory": (5, "/log/b")}
+    assert h.counts == {"label": {"finished": 1, "failed": 1, "cancelled": 1, "open": 1}}
+    assert h.labels == [(110.0, 4, 1), (111.0, 4, 6)]
+    assert h.label_failures == {"no convergence": (1, "/log/s"), "out of memory": (5, "/log/b")}
     assert [(f.task_id, f.retried) for f in h.failures] == [(tasks[0].id, True), (tasks[1].id, False)]
     assert (h.started, h.last) == (100.0, 112.0)
 
@@ -86,11 +86,11 @@ def test_missing_keys_are_no_error():
     for verb in Verb:
         h.add(1.0, [Submitted(Task(f"0-{verb}-000000", verb, {}))])
         h.add(2.0, [Finished(f"0-{verb}-000000", {})])
-    assert h.labels() == [(2.0, 0, 0)]
-    assert h.models()[0].errors == {}
-    assert h.waves()[0].lengths == ()
-    assert h.waves()[0].median is None
-    assert h.label_failures() == {}
+    assert h.labels == [(2.0, 0, 0)]
+    assert h.models[0].errors == {}
+    assert h.waves[0].lengths == ()
+    assert h.waves[0].median is None
+    assert h.label_failures == {}
 
 
 def test_units_are_made_alike():

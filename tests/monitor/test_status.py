@@ -82,9 +82,9 @@ def test_median_length_is_that_of_the_newest_model():
         h.add(i, [Finished(task.id, {"model": model, "lengths": lengths, "length_unit": "ps"})])
     calibrate = Task("0-calibrate-000000", Verb.CALIBRATE, {"stage": 0})
     h.add(5, [Submitted(calibrate), Finished(calibrate.id, {"path": "v1"})])
-    assert median_length(h, h.models()[-1]) == (2.0, "ps")
+    assert median_length(h, h.models[-1]) == (2.0, "ps")
     h.add(6, [Submitted(calibrate), Finished(calibrate.id, {"path": "v3"})])
-    assert median_length(h, h.models()[-1]) == (5.0, "ps")  # nothing sampled with v3 yet: the newest that has
+    assert median_length(h, h.models[-1]) == (5.0, "ps")  # nothing sampled with v3 yet: the newest that has
     assert median_length(History(), None) == (None, "")
 
 
