@@ -254,10 +254,6 @@ class History:
         """Names of all stages."""
         return tuple(str(s) for s in self.header.get("stages", ()))
 
-    def ended(self, verb: Verb) -> list[TaskRecord]:
-        """Finished tasks of one verb, in the order of submission."""
-        return [t for t in self.tasks.values() if t.verb is verb and t.outcome == "finished"]
-
 
 def _model_point(t: float, task: TaskRecord) -> ModelPoint:
     r = task.result

@@ -320,7 +320,7 @@ def _whole_numbers(ax: Axes) -> None:
 def _legend_above(ax: Axes) -> None:
     """A legend outside the axes, where it covers no data."""
     handles, _ = ax.get_legend_handles_labels()
-    ax.legend(
+    legend = ax.legend(
         loc="lower left",
         bbox_to_anchor=(0, 1.0),
         ncols=min(len(handles), 5),
@@ -328,6 +328,9 @@ def _legend_above(ax: Axes) -> None:
         handletextpad=0.3,
         handlelength=1.2,
     )
+    for handle in legend.legend_handles:
+        if handle is not None:
+            handle.set_alpha(1)  # faint points are many, one in the legend is not
 
 
 # ---- model against reference -----------------------------------------------------------------------------------------
