@@ -128,10 +128,12 @@ def validate(cls: type[T], mapping: Any, where: str, folder: Path | None = None)
     content = {k: v for k, v in mapping.items() if k in known}
     try:
         content = with_paths(cls, content, where, folder)
-        return _construct(cls, content, where, errors)
+        made = _construct(cls, content, where)
     except InputError as exc:
         raise_all([*errors, *each(exc)])
         raise  # not reached: there is one error at least
+    raise_all(errors)
+    return made
 
 
 def with_paths(cls: type, mapping: Mapping[str, Any], where: str, folder: Path | None) -> dict[str, Any]:
@@ -171,7 +173,7 @@ def _adapter(cls: Any) -> TypeAdapter[Any]:
     return _cached_adapter(cls)
 
 
-def _construct(cls: type[T], content: Mapping[str, Any], where: str, errors: Sequence[InputError]) -> T:
+def _construct(cls: type[T], content: Mapping[str, Any], where: str) -> T:
     try:
         made: T = _adapter(cls).validate_json(json.dumps(content), strict=True)
     except ValidationError as exc:
@@ -179,7 +181,6 @@ def _construct(cls: type[T], content: Mapping[str, Any], where: str, errors: Seq
         raise  # not reached
     except InputError as exc:  # a field check of the class itself; it knows only the field's name
         raise moved(exc, where) from None
-    raise_all(errors)
     return made
 
 

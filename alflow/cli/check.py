@@ -74,14 +74,11 @@ def _endings(stage: Stage) -> list[str]:
 
 
 def _blocks(console: Console, site: Site) -> None:
-    rows = [block.row() for block in plan(site)]
-    table = Table(
-        title=f"\nblocks on {site.name}", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0)
-    )
-    for head in rows[0]:
-        table.add_column(head)
-    for row in rows:
-        table.add_row(*row.values())
+    console.print(f"\nlanes on [bold]{site.name}[/bold]")
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
+    for block in plan(site):
+        table.add_row(block.lane, escape(block.words()))
+        table.add_row("", f"runs {', '.join(block.verbs)}")
     console.print(table)
 
 

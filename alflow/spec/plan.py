@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from alflow.campaign.model import Verb
@@ -37,19 +36,13 @@ class Block:
     walltime_h: float
     node_hours: float
 
-    def row(self) -> Mapping[str, str]:
-        """The figures as words, in the order of a table."""
-        return {
-            "lane": self.lane,
-            "runs": ", ".join(self.verbs),
-            "scheduler": self.scheduler,
-            "blocks": f"at most {self.max_blocks}",
-            "nodes a block": str(self.nodes),
-            "tasks a node": str(self.workers_per_node),
-            "tasks at a time": str(self.max_tasks),
-            "walltime h": f"{self.walltime_h:g}",
-            "node-hours a block": f"{self.node_hours:g}" if self.scheduler != "local" else "-",
-        }
+    def words(self) -> str:
+        """The figures as a sentence."""
+        tasks = f"{self.workers_per_node} tasks a node, {self.max_tasks} at a time"
+        if self.scheduler == "local":
+            return f"this machine: {self.max_tasks} tasks at a time"
+        blocks = f"{self.scheduler}: at most {self.max_blocks} blocks of {self.nodes} nodes for {self.walltime_h:g} h"
+        return f"{blocks} ({self.node_hours:g} node-hours each); {tasks}"
 
 
 def workers_per_node(lane: Lane) -> int:

@@ -206,7 +206,7 @@ def _lanes(raw: Mapping[str, Any], errors: list[InputError]) -> dict[str, Lane]:
         except InputError as exc:
             errors.extend(each(exc))
             lanes.setdefault(key, Lane())  # so that what refers to it is not called a mistake too
-    if not raw:
+    if not raw and not errors:
         errors.append(SpecError("lanes", "is required: where sample, label and fit run"))
     return lanes
 

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+
+from alflow.cli.app import run
+from alflow.spec.site import load_site
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+
+
+def test_it_says_what_would_run_where(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(["check", "al_quick"]) == 0
+    out = capsys.readouterr().out
+    for words in (
+        "stage 1 of 1",
+        "random_cell",
+        "rounds",
+        "this machine: 2 tasks at a time",
+        "no batch scripts",
+        "are right",
+    ):
+        assert words in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_paper_on_its_machine_with_its_batch_scripts(capsys):
+    assert run(["check", "ani_al", "--site", "sierra_lsf"]) == 0
+    out = capsys.readouterr().out
+    for lane in load_site("sierra_lsf").lanes:
+        assert f"batch script of lane {lane}" in out
+    assert out.count("#BSUB -W") == 3
+    assert "jsrun" in out
+    assert "the median trajectory reaches 250 ps" in out
+    assert "at most 100 blocks of 2 nodes for 8 h (16 node-hours each)" in out
+    assert "note: vasp: /usr/gapps/vasp/bin/vasp_std" in out
+    assert "alflow doctor" in out
+
+
+def test_scripts_can_be_left_out(capsys):
+    assert run(["check", "ani_al", "--site", "sierra_lsf", "--no-scripts"]) == 0
+    assert "#BSUB" not in capsys.readouterr().out
+
+
+def test_a_program_that_the_site_lacks(capsys):
+    assert run(["check", "ani_al", "--site", "laptop"]) == 2
+    err = capsys.readouterr().err
+    assert "stages[0].labeler: 'vasp' runs 'vasp', which the site 'laptop' does not have" in err
+    assert len(err.splitlines()) == 2
