@@ -110,7 +110,8 @@ def all_plots(history: History, thresholds: Mapping[int, tuple[float, float]]) -
         _plot("Why trajectories ended", lambda ax: _stops(ax, history)),
     ]
     for stage, result in sorted(history.evaluations.items()):
-        of = f", stage {stage}" if len(history.evaluations) > 1 else ""
+        names = history.stage_names
+        of = f", stage {names[stage] if stage < len(names) else stage}" if len(history.evaluations) > 1 else ""
         plots += _evaluation_plots(result, of)
     return plots
 

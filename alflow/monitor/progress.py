@@ -26,6 +26,7 @@ _REFRESH_HZ: Final = 2.0
 _LEAST_S: Final = 0.4
 """The figures are added up again at most so often."""
 _BAR: Final = 28
+_STYLE: Final[dict[str, Any]] = {"complete_style": "cyan", "finished_style": "green"}
 
 
 class Progress:
@@ -107,11 +108,12 @@ class Progress:
     def _take_in(self, t: float, events: Sequence[Event]) -> None:
         with self._lock:
             self._history.add(t, events)
-        if self._live is None:
-            for news in filter(None, (_news(self._history, event) for event in events)):
+        for event in events:
+            shown = self._live is not None and not isinstance(event, Failed | Ending | StageDone)
+            if not shown and (news := _news(self._history, event)):
                 self._say(news)
-            if self._clock() - self._said >= self._heartbeat_s:
-                self._say(self._line())
+        if self._live is None and self._clock() - self._said >= self._heartbeat_s:
+            self._say(self._line())
 
     def _say(self, words: str) -> None:
         self._said = self._clock()
@@ -152,10 +154,11 @@ def picture(s: Status) -> RenderableType:
     for verb in Verb:
         if counts := s.tasks.get(verb):
             done = sum(n for outcome, n in counts.items() if outcome != "open")
-            bar = ProgressBar(total=done + counts.get("open", 0), completed=done, width=_BAR)
+            bar = ProgressBar(total=done + counts.get("open", 0), completed=done, width=_BAR, **_STYLE)
             bars.add_row(str(verb), bar, _counts(counts))
     if s.labels_target:
-        bar = ProgressBar(total=s.labels_target, completed=min(s.labels_bought, s.labels_target), width=_BAR)
+        done = min(s.labels_bought, s.labels_target)
+        bar = ProgressBar(total=s.labels_target, completed=done, width=_BAR, **_STYLE)
         bars.add_row(Text("labels", "bold"), bar, _labels(s))
     lines = [Text(line) for line in _news_lines(s)]
     return Group(head, bars, *lines)

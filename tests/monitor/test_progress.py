@@ -72,6 +72,15 @@ def test_a_terminal_gets_a_live_display(finished_run, tmp_path):
     assert "model 1 of stage" not in words
 
 
+def test_a_live_display_tells_failures_too(tmp_path):
+    (tmp_path / "workflow.yaml").write_text("name: x\n")
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    task = Task("0-fit-000000", Verb.FIT, {})
+    with Progress(tmp_path, console) as progress:
+        progress.on_events(1.0, [Submitted(task), Failed(task.id, FailureKind.RESOURCE, "out of memory", "/log.txt")])
+    assert "0-fit-000000 failed (resource): out of memory; log: /log.txt" in console.file.getvalue()
+
+
 def test_picture_shows_what_is_open(finished_run):
     out = io.StringIO()
     Console(file=out, width=100).print(picture(status(finished_run[0])))
