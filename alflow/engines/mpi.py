@@ -5,14 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Final
 
 from alflow.errors import InputError
-from alflow.interfaces import Code
 
 _RANK_VARIABLES: Final = (
     "OMPI_COMM_",
@@ -41,29 +40,36 @@ def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {"OMP_NUM_THREADS": "1", **kept, **dict(extra or {})}
 
 
-def command_of(code: Code) -> list[str]:
-    """The words that start `code`: its launcher, then its command, both with absolute paths.
+def command_of(name: str, command: Sequence[str], launcher: Sequence[str], env: Mapping[str, str]) -> list[str]:
+    """The words that start a program: its launcher, then its command, both with absolute paths.
 
     An MPI program must be started by its own MPI's launcher. The one a virtual environment puts first on the path is
     often another's, so a launcher is given by absolute path, or must at least be found.
 
+    Args:
+        name: the entry of the site file's ``codes:``, for messages.
+        command: program and arguments.
+        launcher: what is put before it; may be empty.
+        env: the site's environment for it; its ``PATH``, if any, is searched.
+
     Raises:
         InputError: no command, or a program that is not there.
     """
-    if not code.command:
-        raise InputError(
-            f"codes.{code.name}.command", "is empty", "give the program as a list of words in the site file"
-        )
-    launcher = [_program(code, "launcher", code.launcher[0]), *code.launcher[1:]] if code.launcher else []
-    return [*launcher, _program(code, "command", code.command[0]), *code.command[1:]]
+    if not command:
+        raise InputError(f"codes.{name}.command", "is empty", "give the program as a list of words in the site file")
+    path = env.get("PATH", os.environ.get("PATH"))
+    words = []
+    for key, part in (("launcher", launcher), ("command", command)):
+        if part:
+            words += [_program(f"codes.{name}.{key}", part[0], path), *part[1:]]
+    return words
 
 
-def _program(code: Code, key: str, word: str) -> str:
-    path = code.env.get("PATH", os.environ.get("PATH"))
+def _program(where: str, word: str, path: str | None) -> str:
     found = shutil.which(word, path=path)
     if found is None:
         raise InputError(
-            f"codes.{code.name}.{key}",
+            where,
             f"the program {word!r} is not there or cannot be executed",
             "install it, load its module in the lane's worker_init, or give its absolute path in the site file",
         )

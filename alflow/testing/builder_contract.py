@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -88,7 +88,7 @@ class BuilderContract:
             self._build()
             assert self.source.ids() == before
 
-    def test_writes_no_files(self, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    def test_writes_no_files(self, tmp_path: Path, monkeypatch: Any) -> None:
         monkeypatch.chdir(tmp_path)
         self._build()
         assert not list(tmp_path.iterdir())

@@ -10,7 +10,6 @@ import pytest
 from alflow.engines.mpi import child_environment, command_of
 from alflow.engines.processes import run
 from alflow.errors import InfrastructureError, InputError
-from alflow.interfaces import Code
 
 PY = sys.executable
 ENV = dict(os.environ)
@@ -112,24 +111,23 @@ def test_a_program_that_is_not_there(tmp_path):
 
 
 def test_command_has_absolute_paths():
-    code = Code("x", ("sh", "-c", "true"), ("env", "A=1"))
-    words = command_of(code)
+    words = command_of("x", ["sh", "-c", "true"], ["env", "A=1"], {})
     assert [os.path.isabs(w) for w in words] == [True, False, True, False, False]
     assert [os.path.basename(w) for w in words] == ["env", "A=1", "sh", "-c", "true"]
 
 
 @pytest.mark.parametrize(
-    ("code", "match"),
+    ("command", "launcher", "env", "match"),
     [
-        (Code("x"), "codes.x.command: is empty"),
-        (Code("x", ("no-such-program",)), "codes.x.command: the program 'no-such-program'"),
-        (Code("x", ("sh",), ("/no/mpirun", "-np", "2")), "codes.x.launcher: the program '/no/mpirun'"),
-        (Code("x", ("sh",), env={"PATH": "/nowhere"}), "codes.x.command: the program 'sh'"),
+        ([], [], {}, "codes.x.command: is empty"),
+        (["no-such-program"], [], {}, "codes.x.command: the program 'no-such-program'"),
+        (["sh"], ["/no/mpirun", "-np", "2"], {}, "codes.x.launcher: the program '/no/mpirun'"),
+        (["sh"], [], {"PATH": "/nowhere"}, "codes.x.command: the program 'sh'"),
     ],
 )
-def test_missing_programs_are_named(code, match):
+def test_missing_programs_are_named(command, launcher, env, match):
     with pytest.raises(InputError, match=match):
-        command_of(code)
+        command_of("x", command, launcher, env)
 
 
 def test_environment_of_a_surrounding_rank_does_not_leak(monkeypatch):
