@@ -15,7 +15,6 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal
-from xml.etree import ElementTree as ET
 
 import numpy as np
 from pydantic import Field
@@ -243,7 +242,7 @@ def read_vasprun(path: Path, frame: Frames, order: Ints) -> tuple[Labels, str]:
         step = run.ionic_steps[-1]
         energy, forces = float(step["e_fr_energy"]), np.array(step["forces"], np.float64)
         kbar = np.array(step["stress"], np.float64)
-    except (ET.ParseError, KeyError, IndexError, ValueError, TypeError) as exc:
+    except (SyntaxError, KeyError, IndexError, ValueError, TypeError) as exc:  # bad XML is one
         return missing, f"vasprun.xml cannot be read: {type(exc).__name__}: {exc}"
     if not run.converged_electronic:
         return missing, "the electronic loop did not converge"
