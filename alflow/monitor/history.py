@@ -170,9 +170,8 @@ class History:
         history = History()
         if not (run_dir / layout.JOURNAL).is_file():
             return history
-        for n, (record, events) in enumerate(read_lines(run_dir / layout.JOURNAL)):
-            if n == 0:
-                history.header = {k: v for k, v in record.items() if k != "t"}
+        history.header = read_header(run_dir)
+        for record, events in read_lines(run_dir / layout.JOURNAL):
             history.add(float(record.get("t", history.last)), events)
         return history
 
@@ -253,6 +252,18 @@ class History:
     def stage_names(self) -> tuple[str, ...]:
         """Names of all stages."""
         return tuple(str(s) for s in self.header.get("stages", ()))
+
+
+def read_header(run_dir: Path) -> Mapping[str, Any]:
+    """The first line of a run's journal, its time left out; empty if there is none yet.
+
+    Raises:
+        JournalError: the line is damaged.
+    """
+    if not (run_dir / layout.JOURNAL).is_file():
+        return {}
+    record, _ = next(read_lines(run_dir / layout.JOURNAL), ({}, []))
+    return {k: v for k, v in record.items() if k != "t"}
 
 
 def _model_point(t: float, task: TaskRecord) -> ModelPoint:

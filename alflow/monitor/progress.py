@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from alflow.campaign.model import Closed, Ending, Event, Failed, Finished, StageDone, Verb
-from alflow.monitor.history import History
+from alflow.monitor.history import History, read_header
 from alflow.monitor.status import Status, duration, errors_text, summary
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ class Progress:
 
     def _take_in(self, t: float, events: Sequence[Event]) -> None:
         with self._lock:
+            self._history.header = self._history.header or read_header(self._run_dir)
             self._history.add(t, events)
         for event in events:
             shown = self._live is not None and not isinstance(event, Failed | Ending | StageDone)

@@ -81,6 +81,19 @@ def test_a_live_display_tells_failures_too(tmp_path):
     assert "0-fit-000000 failed (resource): out of memory; log: /log.txt" in console.file.getvalue()
 
 
+def test_a_new_run_is_called_by_its_name(finished_run, tmp_path):
+    """The journal appears only after the display was opened."""
+    run, heard = finished_run
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    (tmp_path / "workflow.yaml").write_text("name: x\n")
+    with Progress(tmp_path, console) as progress:
+        header = (run / "journal.jsonl").read_text().partition("\n")[0]
+        (tmp_path / "journal.jsonl").write_text(header + "\n")
+        progress.on_events(*heard[0])
+    assert "toy-disorder" in console.file.getvalue()
+    assert "stage main" in console.file.getvalue()
+
+
 def test_picture_shows_what_is_open(finished_run):
     out = io.StringIO()
     Console(file=out, width=100).print(picture(status(finished_run[0])))
