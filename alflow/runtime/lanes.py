@@ -56,14 +56,23 @@ def workers(lane: Lane) -> int:
     return max(1, lane.cores_per_node // (lane.cores_per_task * lane.ranks_per_task))
 
 
+def pool_workers(lane: Lane) -> int:
+    """Workers of one pool: of its node, or of the whole block where no launcher puts a pool on every node.
+
+    A lane without launcher is for codes that bring their own (``srun``, ``jsrun``, ``flux run``): started from inside
+    a launched pool, which holds the nodes, they would wait for these nodes without end.
+    """
+    return workers(lane) * (lane.nodes_per_block if lane.launcher == "none" else 1)
+
+
 def accelerators(lane: Lane) -> list[str]:
-    """The GPUs each worker sees, such as ``["0,1", "2,3"]``; empty without GPUs.
+    """The GPUs each worker of a pool sees, such as ``["0,1", "2,3"]``; empty where it is not for us to say.
 
     Where more workers than GPUs are asked for, Parsl spreads workers 0, 1, 2 ... over the GPUs in turn.
     """
-    if not lane.gpus_per_task:
-        return []
     n, size = workers(lane), lane.gpus_per_task
+    if not size or pool_workers(lane) > n:
+        return []
     if n * size <= lane.gpus_per_node:
         return [",".join(str(g) for g in range(i * size, (i + 1) * size)) for i in range(n)]
     return [str(i) for i in range(n)]
@@ -71,7 +80,7 @@ def accelerators(lane: Lane) -> list[str]:
 
 def affinity(lane: Lane) -> str:
     """Bind workers to cores only where they own the node and compute themselves; else leave that to the system."""
-    fits = workers(lane) * lane.cores_per_task <= lane.cores_per_node
+    fits = pool_workers(lane) * lane.cores_per_task <= lane.cores_per_node
     return "block" if lane.scheduler != "local" and lane.ranks_per_task == 1 and fits else "none"
 
 

@@ -27,7 +27,6 @@ from typing import Any, Final
 
 import psutil
 import zmq
-from parsl.addresses import address_by_interface
 from parsl.config import Config
 from parsl.dataflow.dflow import DataFlowKernel
 from parsl.executors import HighThroughputExecutor
@@ -50,6 +49,9 @@ from alflow.spec.site import Lane, Site, lane_of, walltime_s
 
 CLOSE_S: Final = 30.0
 """Seconds that Parsl gets to close in order before what is left of it is ended."""
+
+CLOSE_LOST_S: Final = 5.0
+"""The same where Parsl cannot close in order any more, since an interchange was killed."""
 
 FOLDER: Final = "parsl"
 """Parsl's folder in the run directory."""
@@ -129,9 +131,9 @@ class ParslRunner:
     def _close(self) -> None:
         kernel, self._kernel = self._kernel, None
         if kernel is not None:
-            closing = threading.Thread(target=kernel.cleanup, name="alflow-close", daemon=True)
+            closing = threading.Thread(target=_shut, args=(kernel,), name="alflow-close", daemon=True)
             closing.start()
-            closing.join(CLOSE_S)
+            closing.join(CLOSE_LOST_S if any(map(_is_lost, kernel.executors.values())) else CLOSE_S)
         reaper, self._reaper = self._reaper, None
         if reaper is not None:
             reaper.close()
@@ -151,11 +153,24 @@ class ParslRunner:
     def _check_interchanges(self) -> None:
         """Parsl does not notice when an interchange is killed; its tasks would be waited for without end."""
         for executor in self._kernel.executors.values() if self._kernel is not None else ():
-            process = getattr(executor, "interchange_proc", None)
-            if process is None or process.poll() is None or executor.bad_state_is_set:
-                continue
-            lost = InfrastructureError(f"lane {executor.label}: Parsl's interchange ended ({process.returncode})")
-            executor.set_bad_state_and_fail_all(lost)
+            if _is_lost(executor) and not executor.bad_state_is_set:
+                lost = InfrastructureError(f"lane {executor.label}: Parsl's interchange ended unexpectedly")
+                executor.set_bad_state_and_fail_all(lost)
+
+
+def _is_lost(executor: Any) -> bool:
+    """Whether the executor's interchange has ended: whatever asks it anything waits for ever."""
+    process = getattr(executor, "interchange_proc", None)
+    return process is not None and process.poll() is not None
+
+
+def _shut(kernel: DataFlowKernel) -> None:
+    """Close Parsl; it would leave the blocks of an executor that it has given up in the scheduler's queue."""
+    for executor in kernel.executors.values():
+        if getattr(executor, "bad_state_is_set", False):
+            jobs = executor.provider.resources
+            executor.provider.cancel([job for job in jobs if not jobs[job]["status"].terminal])
+    kernel.cleanup()
 
 
 def _remote(execute: Execute, task: Task, root: str) -> dict[str, Any]:
@@ -263,6 +278,12 @@ def _monitoring(run_dir: Path) -> MonitoringHub:
 class Pools(HighThroughputExecutor):  # type: ignore[misc]  # Parsl's class is untyped here
     """Worker pools that are given back only when they have been idle, not while they still wait or start."""
 
+    @property
+    def workers_per_node(self) -> float:
+        """Where one pool serves a whole block, its workers are those of all nodes together."""
+        alone = isinstance(self.provider.launcher, SimpleLauncher)
+        return float(super().workers_per_node / (self.provider.nodes_per_block if alone else 1))
+
     def scale_in(self, blocks: int, max_idletime: float | None = None) -> list[str]:
         """Give back `blocks` blocks at most; with `max_idletime`, only such as have been idle for longer.
 
@@ -296,7 +317,7 @@ def _executor(name: str, lane: Lane, address: str | None) -> Pools:
         launch_cmd=DEFAULT_LAUNCH_CMD.replace("process_worker_pool.py", f"{python} -m {_POOL}"),
         interchange_launch_cmd=[sys.executable, "-m", _INTERCHANGE],
         cores_per_worker=1e-3,  # the site file counts the workers, Parsl does not second-guess it
-        max_workers_per_node=lanes.workers(lane),
+        max_workers_per_node=lanes.pool_workers(lane),
         available_accelerators=lanes.accelerators(lane),
         cpu_affinity=lanes.affinity(lane),
         prefetch_capacity=0,
@@ -313,14 +334,23 @@ def _address(name: str, lane: Lane) -> str | None:
         return "127.0.0.1"
     if not lane.address or "." in lane.address or ":" in lane.address:
         return lane.address or None
-    if lane.address not in psutil.net_if_addrs():
-        there = ", ".join(psutil.net_if_addrs())
-        raise SpecError(f"lanes.{name}.address", f"no network interface {lane.address!r} here", f"there are: {there}")
-    return str(address_by_interface(lane.address))
+    there = psutil.net_if_addrs()
+    for address in there.get(lane.address, ()):
+        if address.family is socket.AF_INET:
+            return address.address
+    known = ", ".join(there)
+    raise SpecError(
+        f"lanes.{name}.address", f"no interface {lane.address!r} with an IPv4 address", f"there are: {known}"
+    )
 
 
 def _launcher(lane: Lane) -> Launcher:
-    return {"none": SimpleLauncher, "srun": SrunLauncher, "jsrun": JsrunLauncher, "flux": FluxLauncher}[lane.launcher]()
+    """What starts a pool on every node, with all the cores and GPUs of it: by default a task gets one core."""
+    if lane.launcher == "srun":
+        return SrunLauncher(overrides=f"--cpus-per-task={lane.cores_per_node} --cpu-bind=none")
+    if lane.launcher == "jsrun":
+        return JsrunLauncher(overrides="-a 1 -c ALL_CPUS -g ALL_GPUS -b none")
+    return FluxLauncher() if lane.launcher == "flux" else SimpleLauncher()
 
 
 def _provider(name: str, lane: Lane, type_of: Mapping[str, type[Any]]) -> Any:
@@ -482,9 +512,8 @@ def submit_scripts(site: Site) -> dict[str, str]:
 
 def _script(name: str, lane: Lane) -> str:
     executor = _executor(name, lane, lane.address or "ADDRESS")
-    executor.logdir, executor.cert_dir = f"RUN/{FOLDER}/000/{name}", f"RUN/{FOLDER}/000/{name}/certificates"
+    executor.run_dir, executor.cert_dir = f"RUN/{FOLDER}/000", f"RUN/{FOLDER}/000/{name}/certificates"
     executor.worker_port, executor.logconf_path = "PORT", None
-    executor.run_dir = f"RUN/{FOLDER}/000"
     executor.initialize_scaling()
     provider = _provider(name, lane, _ON_PAPER)
     with tempfile.TemporaryDirectory() as folder:
