@@ -82,7 +82,7 @@ def locked(run_dir: Path) -> Iterator[None]:
     """
     with (run_dir / layout.LOCK).open("a+") as f:
         try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(f.fileno())
         except OSError as exc:
             who = holder(run_dir)
             raise RunError(
@@ -94,6 +94,19 @@ def locked(run_dir: Path) -> Iterator[None]:
         f.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}))
         f.flush()
         yield
+
+
+def _take(file: int, tries: int = 10) -> None:
+    """Lock the file; a status that looks at the lock holds it for an instant, so one refusal is none."""
+    for left in reversed(range(tries)):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if not left:
+                raise
+            time.sleep(0.02)
+        else:
+            return
 
 
 def holder(run_dir: Path) -> Mapping[str, Any]:
