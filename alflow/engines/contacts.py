@@ -32,9 +32,9 @@ class ContactWatch:
 
     def too_close(self, frames: Frames) -> Bools:
         """Whether a pair of each frame, periodic images included, is closer than its limit, (n_frames,)."""
-        stale = np.flatnonzero(~self._safe(frames))
-        if len(stale):
-            self._search(frames, stale)
+        room = self._room(frames)
+        if (room < 0).any():  # and with them those that would be next: one search costs little more than another
+            self._search(frames, np.flatnonzero(~(room > 0.5 * self._gap)))
         return self._gap < 0
 
     def take(self, keep: Ints) -> None:
@@ -42,18 +42,22 @@ class ContactWatch:
         self._reach, self._gap = self._reach[self._seen.atoms_of(keep)], self._gap[keep]
         self._seen = self._seen.take(keep)
 
-    def _safe(self, frames: Frames) -> Bools:
-        """A pair that was d apart is at least d * smallest stretch - 2 * (farthest an atom moved besides) apart."""
-        old, owner = self._seen, frames.frame_of_atom
+    def _room(self, frames: Frames) -> Floats:
+        """How much closer than its limit no pair can have come, in angstrom; if negative, one may have.
+
+        A pair that was d apart is at least d * smallest stretch - 2 * (farthest an atom moved besides) apart.
+        """
+        old = self._seen
         moved, stretch = frames.positions - old.positions, np.ones(len(frames))
         if not np.array_equal(frames.cell, old.cell):
-            strain = np.linalg.inv(completed_cells(old)[0]) @ completed_cells(frames)[0]
+            strain = np.asarray(np.linalg.solve(completed_cells(old)[0], completed_cells(frames)[0]), np.float64)
             stretch = np.asarray(np.linalg.svd(strain, compute_uv=False)[:, -1], np.float64)
-            moved = frames.positions - np.einsum("na,nab->nb", old.positions, strain[owner])
-        farthest = np.sqrt(np.maximum.reduceat((moved * moved).sum(axis=1), frames.offsets[:-1]))
-        limit = 2 * np.maximum.reduceat(self._reach, frames.offsets[:-1])
-        safe: Bools = stretch * self._gap - 2 * farthest >= np.maximum(1 - stretch, 0) * limit
-        return safe
+            moved = frames.positions - transformed(old, strain)
+        loss = np.maximum(1 - stretch, 0) * 2 * np.maximum.reduceat(self._reach, frames.offsets[:-1])
+        x, y, z = moved.T
+        farthest = np.sqrt(np.maximum.reduceat(x * x + y * y + z * z, frames.offsets[:-1]))
+        room: Floats = stretch * self._gap - 2 * farthest - loss
+        return np.where(np.isnan(room), -np.inf, room)
 
     def _search(self, frames: Frames, which: Ints) -> None:
         self.searches += 1
@@ -80,6 +84,14 @@ def closest_A(frames: Frames, up_to_A: float = 30.0) -> Floats:
         closest[missing] = np.where(pairs.valid, found, np.nan)
         cutoff *= 2
     return closest
+
+
+def transformed(frames: Frames, matrix: Floats) -> Floats:
+    """Positions times the matrix of their frame, x @ matrix[frame], (n_atoms, 3)."""
+    m = np.repeat(matrix.reshape(-1, 9), frames.sizes, axis=0)
+    x, y, z = frames.positions.T[:, :, None]
+    product: Floats = x * m[:, :3] + y * m[:, 3:6] + z * m[:, 6:]
+    return product
 
 
 def _distances(frames: Frames, pairs: Neighbors) -> Floats:
