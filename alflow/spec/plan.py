@@ -38,11 +38,15 @@ class Block:
 
     def words(self) -> str:
         """The figures as a sentence."""
-        tasks = f"{self.workers_per_node} tasks a node, {self.max_tasks} at a time"
         if self.scheduler == "local":
-            return f"this machine: {self.max_tasks} tasks at a time"
-        blocks = f"{self.scheduler}: at most {self.max_blocks} blocks of {self.nodes} nodes for {self.walltime_h:g} h"
-        return f"{blocks} ({self.node_hours:g} node-hours each); {tasks}"
+            return f"this machine: {_count(self.max_tasks, 'task')} at a time"
+        blocks = f"at most {_count(self.max_blocks, 'block')} of {_count(self.nodes, 'node')} for {self.walltime_h:g} h"
+        tasks = f"{_count(self.workers_per_node, 'task')} a node, {self.max_tasks} at a time"
+        return f"{self.scheduler}: {blocks} ({self.node_hours:g} node-hours each); {tasks}"
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def workers_per_node(lane: Lane) -> int:

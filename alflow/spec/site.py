@@ -28,7 +28,8 @@ class Lane:
 
     Attributes:
         scheduler: who grants the nodes; ``local`` uses this machine.
-        launcher: what starts the worker pool on every node of a block.
+        launcher: what starts the worker pool on every node of a block. ``none``: one pool, for a lane whose programs
+            are spread over the nodes by a launcher of their own (``codes: ... launcher``); the two must not nest.
         nodes_per_block: nodes the scheduler grants at a time.
         min_blocks: blocks held even when idle.
         max_blocks: most blocks at a time.
@@ -226,12 +227,16 @@ def _shares(raw: Mapping[str, Any], lanes: Mapping[str, Lane], errors: list[Inpu
 
 
 def _reach(site: Site) -> list[InputError]:
+    """Every costly verb has a lane, and those that compute inside alflow have a launcher."""
     hint = f"add it under lanes, or say in shares whose lane it uses: {', '.join(site.lanes)}"
-    return [
-        SpecError(f"lanes.{verb}", f"{verb} has no lane", hint)
-        for verb in _ESSENTIAL
-        if verb not in site.lanes and verb not in site.shares
-    ]
+    absent = [v for v in _ESSENTIAL if v not in site.lanes and v not in site.shares]
+    errors: list[InputError] = [SpecError(f"lanes.{verb}", f"{verb} has no lane", hint) for verb in absent]
+    for verb in (Verb.SAMPLE, Verb.FIT):
+        name = "" if verb in absent else lane_of(site, verb)
+        if name and site.lanes[name].launcher == "none" and site.lanes[name].nodes_per_block > 1:
+            problem = f"without one, only the first of {site.lanes[name].nodes_per_block} nodes would {verb}"
+            errors.append(SpecError(f"lanes.{name}.launcher", problem, "only a lane of label alone can do without"))
+    return errors
 
 
 def _faults(lane: Lane, where: str) -> Iterator[SpecError]:
@@ -249,10 +254,8 @@ def _faults(lane: Lane, where: str) -> Iterator[SpecError]:
         yield SpecError(
             f"{where}.launcher", f"{lane.launcher!r} is not for scheduler {lane.scheduler!r}", f"use {fitting}"
         )
-    if lane.launcher == "none" and lane.nodes_per_block > 1:
-        yield SpecError(
-            f"{where}.launcher", f"a block of {lane.nodes_per_block} nodes needs one to start on each of them"
-        )
+    if lane.scheduler == "local" and lane.nodes_per_block > 1:
+        yield SpecError(f"{where}.nodes_per_block", f"this machine is one node, got {lane.nodes_per_block}")
     if lane.min_blocks > lane.max_blocks:
         yield SpecError(f"{where}.min_blocks", f"{lane.min_blocks} is more than max_blocks, {lane.max_blocks}")
     if lane.gpus_per_task > lane.gpus_per_node:

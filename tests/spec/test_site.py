@@ -81,7 +81,8 @@ def test_what_is_no_walltime(read, text):
         ({"scheduler": "pbs"}, "scheduler", "'slurm'"),
         ({"scheduler": "slurm", "launcher": "jsrun"}, "launcher", "use srun or none"),
         ({"launcher": "srun"}, "launcher", "use none"),
-        ({"scheduler": "slurm", "nodes_per_block": 2}, "launcher", "needs one to start on each"),
+        ({"scheduler": "slurm", "nodes_per_block": 2}, "launcher", "only the first of 2 nodes would fit"),
+        ({"nodes_per_block": 2}, "nodes_per_block", "this machine is one node"),
         ({"nodes_per_block": 0}, "nodes_per_block", "at least 1, got 0"),
         ({"max_blocks": 0, "min_blocks": 0}, "max_blocks", "at least 1"),
         ({"min_blocks": 3}, "min_blocks", "more than max_blocks"),
@@ -120,6 +121,11 @@ def test_what_cannot_be_in_a_site(read, content, where, words):
     error = refusal(read, content)
     assert error.where.endswith(f": {where}")
     assert words in str(error)
+
+
+def test_a_lane_of_programs_with_a_launcher_of_their_own_needs_none(read):
+    label = {"scheduler": "slurm", "launcher": "none", "nodes_per_block": 8}
+    assert read({"site": "x", "lanes": {**LANES, "label": label}}).lanes["label"].nodes_per_block == 8
 
 
 def test_all_mistakes_have_their_lines(read):
@@ -257,7 +263,8 @@ def test_sierra_is_the_papers_machine():
     site = load_site("sierra_lsf")
     sample = next(b for b in plan(site) if b.lane == "sample")
     assert (sample.workers_per_node, sample.max_tasks) == (4, 800)
-    assert site.codes["vasp"].launcher[-1] == str(site.lanes["label"].ranks_per_task)
+    assert site.codes["vasp"].launcher == ("jsrun", "-n", "1", "-a", "40", "-c", "40")
+    assert site.lanes["label"].launcher == "none", "jsrun within jsrun would wait without end"
 
 
 def test_the_default_is_this_machine():
