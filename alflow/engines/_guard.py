@@ -6,6 +6,7 @@ Needs the standard library only: it is started by its path, without site package
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -17,11 +18,13 @@ from typing import Final
 
 NOT_STARTED: Final = 253
 _GRACE_S: Final = 5.0
+_PR_SET_CHILD_SUBREAPER: Final = 36
 
 
 def main() -> int:
     """``_guard.py FD WORD...``: the exit status of the program, 128 + n if signal n ended it."""
     pipe, words = int(sys.argv[1]), sys.argv[2:]
+    _adopt_orphans()
     try:
         program = subprocess.Popen(words, process_group=0)
     except OSError as exc:
@@ -31,7 +34,7 @@ def main() -> int:
         signal.signal(number, lambda *_: _end(program))
     threading.Thread(target=_end_when_closed, args=(pipe, program), daemon=True).start()
     status = program.wait()
-    _kill_session()  # ranks that a launcher left behind
+    _kill_rest()
     return 128 - status if status < 0 else status
 
 
@@ -51,7 +54,7 @@ def _end(program: subprocess.Popen[bytes]) -> None:
         time.sleep(0.02)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(program.pid, signal.SIGKILL)
-    _kill_session()
+    _kill_rest()
 
 
 def _alive(group: int) -> bool:
@@ -62,13 +65,36 @@ def _alive(group: int) -> bool:
     return True
 
 
-def _kill_session() -> None:
-    """Kill whatever else runs in our session: launchers put ranks into process groups of their own."""
-    for entry in Path("/proc").glob("[0-9]*"):  # empty where there is no /proc: then the group has to do
-        pid = int(entry.name)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if pid != os.getpid() and os.getsid(pid) == os.getsid(0):
+def _kill_rest() -> None:
+    """Kill whatever descends from us: launchers put ranks into groups, and daemons into sessions, of their own."""
+    while rest := _descendants():
+        for pid in rest:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        time.sleep(0.01)
+
+
+def _descendants() -> list[int]:
+    """Living processes below us; empty where there is no /proc: then the program's group has to do."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, parent = stat.read_text(errors="replace").rpartition(")")[2].split()[:2]
+            if state != "Z":
+                parents[int(stat.parent.name)] = int(parent)
+    found = [os.getpid()]
+    for pid in found:  # grows as we go
+        found += [child for child, parent in parents.items() if parent == pid]
+    return found[1:]
+
+
+def _adopt_orphans() -> None:
+    """Become the parent of descendants whose parent ends, so that none gets out of reach (Linux)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 if __name__ == "__main__":

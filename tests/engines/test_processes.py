@@ -35,11 +35,11 @@ def gone(*pids):
     return wait_for(lambda: not any(alive(p) for p in pids))
 
 
-# starts a child in a process group of its own, as launchers do; tells both pids; ignores SIGTERM if asked to
+# starts a child in a session of its own, as launchers do; tells both pids; ignores SIGTERM if asked to
 TREE = """
 import os, signal, subprocess, sys, time
 if "deaf" in sys.argv: signal.signal(signal.SIGTERM, signal.SIG_IGN)
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], process_group=0)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
 open("pids.tmp", "w").write(f"{os.getpid()} {child.pid}")
 os.rename("pids.tmp", "pids")
 time.sleep(600)
