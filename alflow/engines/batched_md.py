@@ -12,6 +12,7 @@ import torch
 from alflow.core.frames import Floats, Frames, Ints
 from alflow.core.labels import Labels
 from alflow.core.units import KB_eV_K, U_A3_g_cm3
+from alflow.engines.contacts import transformed
 from alflow.numerics.neighbors import completed_cells
 
 with warnings.catch_warnings():
@@ -171,10 +172,9 @@ class LangevinBatch:
         self._state.energy, self._state.forces = said["energy"], said["forces"]
 
     def _deform(self, state: Any, cell: Floats) -> None:
-        new = _tensor(cell)
-        strain = torch.linalg.solve(state.row_vector_cell, new)
-        state.positions = torch.bmm(state.positions[:, None], strain[state.system_idx])[:, 0]
-        state.row_vector_cell = new
+        now = self.frames.moved(state.positions.numpy())
+        state.positions = _tensor(transformed(now, np.asarray(np.linalg.solve(now.cell, cell), np.float64)))
+        state.row_vector_cell = _tensor(cell)
 
 
 def thermal_momenta(rng: np.random.Generator, masses_u: Floats, T_K: float) -> Floats:

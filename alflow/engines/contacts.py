@@ -27,6 +27,7 @@ class ContactWatch:
         self._reach = reach_A
         self._seen = frames
         self._gap: Floats = np.zeros(len(frames))
+        self._inverse: Floats = np.zeros((0, 3, 3))
         self.searches = 0
         self._search(frames, np.arange(len(frames)))
 
@@ -40,7 +41,7 @@ class ContactWatch:
     def take(self, keep: Ints) -> None:
         """Go on with the frames at `keep` only."""
         self._reach, self._gap = self._reach[self._seen.atoms_of(keep)], self._gap[keep]
-        self._seen = self._seen.take(keep)
+        self._seen, self._inverse = self._seen.take(keep), self._inverse[keep]
 
     def _room(self, frames: Frames) -> Floats:
         """How much closer than its limit no pair can have come, in angstrom; if negative, one may have.
@@ -50,7 +51,8 @@ class ContactWatch:
         old = self._seen
         moved, stretch = frames.positions - old.positions, np.ones(len(frames))
         if not np.array_equal(frames.cell, old.cell):
-            strain = np.asarray(np.linalg.solve(completed_cells(old)[0], completed_cells(frames)[0]), np.float64)
+            cell = frames.cell if frames.pbc.all() else completed_cells(frames)[0]
+            strain = self._inverse @ cell
             stretch = np.asarray(np.linalg.svd(strain, compute_uv=False)[:, -1], np.float64)
             moved = frames.positions - transformed(old, strain)
         loss = np.maximum(1 - stretch, 0) * 2 * np.maximum.reduceat(self._reach, frames.offsets[:-1])
@@ -70,6 +72,7 @@ class ContactWatch:
         seen_x, seen_cell = self._seen.positions.copy(), self._seen.cell.copy()
         seen_x[frames.atoms_of(which)], seen_cell[which] = some.positions, some.cell
         self._seen = frames.moved(seen_x, seen_cell)
+        self._inverse = np.asarray(np.linalg.inv(completed_cells(self._seen)[0]), np.float64)
 
 
 def closest_A(frames: Frames, up_to_A: float = 30.0) -> Floats:
