@@ -43,7 +43,7 @@ from parsl.providers.errors import SubmitException
 from alflow.campaign.model import FailureKind
 from alflow.errors import InfrastructureError, InputError, RunError, SpecError
 from alflow.runtime import lanes, runner
-from alflow.runtime.processes import Reaper, deaf_children, tether_to_parent, uninterrupted
+from alflow.runtime.processes import Reaper, deaf_children, end_leftovers, tether_to_parent, uninterrupted
 from alflow.runtime.runner import Execute, Report, Task
 from alflow.spec.site import Lane, Site, lane_of, walltime_s
 
@@ -67,7 +67,8 @@ class ParslRunner:
     Args:
         execute: the worker; found by its module and name on the other side, so it must be importable there.
         site: where to run.
-        run_dir: the run directory, on a file system that all workers see.
+        run_dir: the run directory, on a file system that all workers see. Its lock is held: what an earlier
+            coordinator of the run left on this machine is ended first.
 
     Raises:
         InputError: the site or the run directory cannot be used.
@@ -83,6 +84,7 @@ class ParslRunner:
         self._log: logging.Handler | None = None
         try:
             with uninterrupted(), deaf_children():
+                end_leftovers(self._root)
                 self._log = _open_log(self._root / FOLDER / "parsl.log")
                 self._reaper = Reaper(self._root)
                 self._kernel = DataFlowKernel(config)

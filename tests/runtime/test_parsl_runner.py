@@ -67,15 +67,16 @@ def finished_run(worker_apps, tmp_path_factory):
             runner.submit({"id": name, "verb": "sample", "args": args})
         reports |= hear(runner, 23)
         assert list(runner.completed(0.1)) == []
+        runner.submit({"id": "last", "verb": "fit", "args": {"sleep": 1.0}})
     finally:
-        runner.close(now=True)
-    return root, reports
+        runner.close()
+    return root, reports | hear(runner, 1, 1.0)
 
 
 def test_tasks_come_back_with_their_results(finished_run):
     _, reports = finished_run
     good = {name: r.result for name, r in reports.items() if r.failure is None}
-    assert set(good) == {"first", *(f"s{i}" for i in range(20))}
+    assert set(good) == {"first", "last", *(f"s{i}" for i in range(20))}  # `close` waited for the last
     assert all(result["id"] == name and result["threads"] == "1" for name, result in good.items())
     assert all(result["pid"] != psutil.Process().pid for result in good.values())
 
@@ -107,7 +108,7 @@ def test_monitoring_names_tasks_by_their_verb(finished_run):
         counts = dict(db.execute("select task_func_name, count(*) from task group by 1"))
         ((name,),) = db.execute("select workflow_name from workflow")
     db.close()
-    assert counts == {"build": 1, "sample": 23}
+    assert counts == {"build": 1, "sample": 23, "fit": 1}
     assert name == "run"
 
 
@@ -428,7 +429,7 @@ def test_dashboard_shows_the_run_in_a_browser(dashboard, finished_run, tmp_path)
     assert re.search(r'<a href="app/sample">sample</a></td>\s*<td>23</td>', page)
     assert re.search(r'<a href="app/build">build</a></td>\s*<td>1</td>', page)
     page = dom(f"{dashboard}/{link}task/", tmp_path / "profile")
-    assert len(re.findall(r'href="[^"]*task/\d+"', page)) >= 24
+    assert len(re.findall(r'href="[^"]*task/\d+"', page)) >= 25
     assert parsl_runner.database(root).read_bytes() == before
 
 
