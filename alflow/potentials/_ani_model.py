@@ -75,7 +75,7 @@ class Members:
         try:
             content: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             found = _members(content) if content.get("alflow_ani") == SCHEMA else None
-        except Exception as exc:  # noqa: BLE001  # torch raises whatever the damage leads to
+        except Exception as exc:  # torch raises whatever the damage leads to
             raise DataError(f"{path}: cannot be read as ANI members: {exc}") from exc
         if found is None:
             raise DataError(f"{path}: expected ANI members of schema {SCHEMA}, got {content.get('alflow_ani')!r}")
