@@ -151,7 +151,12 @@ class Gauge(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Keep a frame whose score passes `select`; end its trajectory when the score passes `stop`."""
+    """What a gauge's score decides; `spread` counts in its own thresholds, so that 1 is at one of them.
+
+    Attributes:
+        select: a frame whose score passes it is a candidate.
+        stop: a trajectory ends when its score passes it; at least `select`.
+    """
 
     select: float
     stop: float
@@ -174,7 +179,7 @@ class Stop(StrEnum):
     EXTRAPOLATED = "extrapolated"
     """Its score passed the `stop` threshold: its last frame is worth a label."""
     UNPHYSICAL = "unphysical"
-    """Atoms too close, energy or temperature exploded, or a NaN: nothing is brought home."""
+    """Atoms too close, energy or temperature exploded, or a NaN: its last frame is not brought home."""
     HALTED = "halted"
     """It was told to stop early; what it had selected is brought home."""
 
