@@ -22,6 +22,7 @@ from alflow.core.frames import Floats, Frames, Ints
 from alflow.errors import DataError
 from alflow.numerics import aev_kernels as kernels
 from alflow.numerics.neighbors import Neighbors
+from alflow.numerics.threads import spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +134,9 @@ class AevSettings:
 
 def features(settings: AevSettings, frames: Frames, neighbors: Neighbors, dtype: Any = np.float32) -> NDArray[Any]:
     """Descriptors of all atoms, (n_atoms, n_features)."""
-    out = np.empty((frames.n_atoms, settings.n_features), dtype)
-    kernels.features(*_geometry(settings, frames, neighbors), _constants(settings, dtype), out)
+    out = np.zeros((frames.n_atoms, settings.n_features), dtype)
+    batch, constants = _batch(settings, frames, neighbors), _constants(settings, dtype)
+    spread(kernels.features, frames.n_atoms, batch, constants, out)
     return out
 
 
@@ -155,11 +157,12 @@ def vjp(
         x to x (1 + e)^T, so that element (a, b) is the sum over pairs of gradient_a D_b.
     """
     g = np.ascontiguousarray(g, dtype)
-    of_pairs = np.empty((neighbors.n_pairs, len(g), 3), dtype)
-    of_atoms = np.empty((len(g), frames.n_atoms, 3, 3))
-    kernels.pair_gradients(*_geometry(settings, frames, neighbors), _constants(settings, dtype), g, of_pairs, of_atoms)
+    of_pairs = np.zeros((neighbors.n_pairs, len(g), 3), dtype)
+    of_atoms = np.zeros((len(g), frames.n_atoms, 3, 3))
+    batch, constants = _batch(settings, frames, neighbors), _constants(settings, dtype)
+    spread(kernels.pair_gradients, frames.n_atoms, batch, constants, g, of_pairs, of_atoms)
     grad = np.zeros((len(g), frames.n_atoms, 3))
-    kernels.collect(neighbors.start, neighbors.reverse, of_pairs, grad)
+    spread(kernels.collect, frames.n_atoms, neighbors.start, neighbors.reverse, of_pairs, grad, least=64)
     return grad, np.add.reduceat(of_atoms, frames.offsets[:-1], axis=1)
 
 
@@ -185,13 +188,14 @@ def jvp(
         directional derivatives, (m, n_atoms, n_features).
     """
     strain = np.zeros((len(u), len(frames), 3, 3)) if strain is None else np.ascontiguousarray(strain, np.float64)
-    out = np.empty((len(u), frames.n_atoms, settings.n_features), dtype)
+    out = np.zeros((len(u), frames.n_atoms, settings.n_features), dtype)
     u = np.ascontiguousarray(u, np.float64)
-    kernels.changes(*_geometry(settings, frames, neighbors), _constants(settings, dtype), u, strain, out)
+    batch, constants = _batch(settings, frames, neighbors), _constants(settings, dtype)
+    spread(kernels.changes, frames.n_atoms, batch, constants, u, strain, out)
     return out
 
 
-def _geometry(settings: AevSettings, frames: Frames, neighbors: Neighbors) -> tuple[NDArray[Any], ...]:
+def _batch(settings: AevSettings, frames: Frames, neighbors: Neighbors) -> tuple[NDArray[Any], ...]:
     """What the kernels want to know about the batch."""
     if len(neighbors.start) != frames.n_atoms + 1 or neighbors.cutoff_A < settings.radial_cutoff_A:
         raise DataError(

@@ -30,8 +30,6 @@ CHUNK: Final = 256
 """Triples handled together: their intermediate values stay in the first-level cache."""
 LANES: Final = 64
 """Chunks are filled up to a multiple of this with triples of no weight, so that no loop has a remainder."""
-BLOCK: Final = 4
-"""Atoms that share one set of work arrays."""
 SCALE: Final = 0.95
 """Keeps theta away from 0 and pi, where its derivative diverges."""
 
@@ -39,6 +37,10 @@ FAST: Final = {"reassoc", "contract", "nsz", "arcp"}
 """For sums: order does not matter. NaN and infinity keep their meaning."""
 EXACT: Final = {"contract"}
 """For the elementary functions: they rely on the order of operations."""
+INNER: Final = {"cache": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+"""For functions that only other compiled ones call: less to compile."""
+OUTER: Final = {"cache": True, "nogil": True}
+"""For functions that Python calls, several at a time: see `alflow.numerics.threads`."""
 
 
 # ---- elementary functions ------------------------------------------------------------------------------------------
@@ -145,7 +147,7 @@ Work = namedtuple(
 )
 
 
-@nb.njit(cache=True)
+@nb.njit(**INNER)
 def work_arrays(most, c):
     """Room for one atom of at most `most` neighbours."""
     real = c.half_angles.dtype
@@ -165,7 +167,7 @@ def work_arrays(most, c):
 # ---- the surroundings of one atom ----------------------------------------------------------------------------------
 
 
-@nb.njit(cache=True, fastmath=FAST)
+@nb.njit(fastmath=FAST, **INNER)
 def cutoffs(r, n, end, value, slope) -> None:
     """Cosine cutoff sin(pi (1 - r / end) / 2)^2 of n distances and its derivative; never exactly zero below `end`."""
     for k in range(n):
@@ -181,7 +183,7 @@ def cutoffs(r, n, end, value, slope) -> None:
         slope[k] = -math.pi / end * s * c
 
 
-@nb.njit(cache=True, fastmath=FAST)
+@nb.njit(fastmath=FAST, **INNER)
 def surroundings(i, x, cell, start, j, shift, species, c, w):
     """Gather the neighbours of atom i: all within the radial cutoff, and sorted by species those within the angular.
 
@@ -218,7 +220,7 @@ def surroundings(i, x, cell, start, j, shift, species, c, w):
     return n
 
 
-@nb.njit(cache=True, fastmath=FAST)
+@nb.njit(fastmath=FAST, **INNER)
 def next_chunk(j, k, end_j, first_k, end_k, w):
     """Lay out the next triples of a pair of species, from neighbours (j, k) on.
 
@@ -247,16 +249,15 @@ def next_chunk(j, k, end_j, first_k, end_k, w):
             j += 1
             k = j + 1 if first_k < 0 else first_k
     full = (t + LANES - 1) // LANES * LANES
-    w.cosine[t:full] = 0
-    w.distance[t:full] = 0
-    w.weight[t:full] = 0
+    for q in range(t, full):
+        w.cosine[q] = w.distance[q] = w.weight[q] = 0
     return t, full, j, k
 
 
 # ---- functions of the angle and of the mean distance, along a chunk ------------------------------------------------
 
 
-@nb.njit(cache=True, fastmath=FAST)
+@nb.njit(fastmath=FAST, **INNER)
 def by_angle(full, c, w) -> None:
     """((1 + cos(theta - s)) / 2)^zeta for each angle s and its derivative by theta; d theta / d cos theta_jik."""
     real = w.cosine.dtype.type
@@ -276,7 +277,7 @@ def by_angle(full, c, w) -> None:
             slope[t] = -c.zeta * p * sine
 
 
-@nb.njit(cache=True, fastmath=FAST)
+@nb.njit(fastmath=FAST, **INNER)
 def by_mean(full, c, w) -> None:
     """weight * exp(-eta (mean - s)^2) for each shift s and its derivative by the mean distance."""
     real = w.cosine.dtype.type
@@ -291,7 +292,7 @@ def by_mean(full, c, w) -> None:
             slope[t] = real(-2) * c.eta_a * d * e
 
 
-@nb.njit(cache=True, fastmath=FAST)
+@nb.njit(fastmath=FAST, **INNER)
 def add_products(full, rows, columns, out) -> None:
     """Add sum_t rows[a, t] columns[z, t] to out[a * n_z + z]."""
     n_z = len(columns)
@@ -317,11 +318,12 @@ def add_products(full, rows, columns, out) -> None:
             z += 1
 
 
-@nb.njit(cache=True, fastmath=FAST)
+@nb.njit(fastmath=FAST, **INNER)
 def combine(full, g, columns, out) -> None:
     """out[t] = sum_z g[z] columns[z, t]."""
     n_z = len(columns)
-    out[:full] = 0
+    for t in range(full):
+        out[t] = 0
     z = 0
     while z + 4 <= n_z:
         g0, g1, g2, g3 = g[z], g[z + 1], g[z + 2], g[z + 3]
@@ -337,7 +339,7 @@ def combine(full, g, columns, out) -> None:
 # ---- descriptors ---------------------------------------------------------------------------------------------------
 
 
-@nb.njit(cache=True, fastmath=FAST)
+@nb.njit(fastmath=FAST, **INNER)
 def _radial(n, c, w, out) -> None:
     """Add the radial block of one atom to `out`."""
     real = c.half_angles.dtype.type
@@ -350,7 +352,7 @@ def _radial(n, c, w, out) -> None:
             block[q] += weight * _exp(-c.eta_r * d * d)
 
 
-@nb.njit(cache=True)
+@nb.njit(**INNER)
 def _block(s, t, c):
     """Where in a descriptor the terms of the unordered pair of species s <= t are."""
     size = len(c.shifts_a) * c.half_angles.shape[1]
@@ -359,7 +361,7 @@ def _block(s, t, c):
     return slice(first, first + size)
 
 
-@nb.njit(cache=True, fastmath=FAST)
+@nb.njit(fastmath=FAST, **INNER)
 def _angular(c, w, out) -> None:
     """Add the angular blocks of one atom to `out`."""
     for s in range(c.n_species):
@@ -374,31 +376,30 @@ def _angular(c, w, out) -> None:
                 add_products(full, w.mean, w.angle, out[_block(s, t, c)])
 
 
-@nb.njit(cache=True)
-def longest(start, b, n):
-    """Most neighbours of any atom of block b."""
+@nb.njit(**INNER)
+def _longest(first, last, start):
+    """Most neighbours of any atom of first:last."""
     most = 1
-    for i in range(b * BLOCK, min((b + 1) * BLOCK, n)):
+    for i in range(first, last):
         most = max(most, start[i + 1] - start[i])
     return most
 
 
-@nb.njit(cache=True, parallel=True)
-def features(x, cell, owner, start, j, shift, species, c, out) -> None:
-    """Descriptors of all atoms, (n_atoms, n_features)."""
-    for b in nb.prange((len(x) + BLOCK - 1) // BLOCK):
-        w = work_arrays(longest(start, b, len(x)), c)
-        for i in range(b * BLOCK, min((b + 1) * BLOCK, len(x))):
-            n = surroundings(i, x, cell[owner[i]], start, j, shift, species, c, w)
-            out[i] = 0
-            _radial(n, c, w, out[i])
-            _angular(c, w, out[i])
+@nb.njit(**OUTER)
+def features(first, last, batch, c, out) -> None:
+    """Descriptors of the atoms first:last, (n_atoms, n_features); `out` holds zeros."""
+    x, cell, owner, start, j, shift, species = batch
+    w = work_arrays(_longest(first, last, start), c)
+    for i in range(first, last):
+        n = surroundings(i, x, cell[owner[i]], start, j, shift, species, c, w)
+        _radial(n, c, w, out[i])
+        _angular(c, w, out[i])
 
 
 # ---- gradients -----------------------------------------------------------------------------------------------------
 
 
-@nb.njit(cache=True, fastmath=FAST)
+@nb.njit(fastmath=FAST, **INNER)
 def _radial_slopes(k, c, w, out) -> None:
     """Derivatives by the distance of the radial terms of neighbour k, (n_shifts,)."""
     real = c.half_angles.dtype.type
@@ -408,7 +409,7 @@ def _radial_slopes(k, c, w, out) -> None:
         out[q] = _exp(-c.eta_r * d * d) * (slope + twice * d)
 
 
-@nb.njit(cache=True, fastmath=FAST)
+@nb.njit(fastmath=FAST, **INNER)
 def _dot(a, b):
     """Sum of the products of two rows."""
     total = a.dtype.type(0)
@@ -417,12 +418,13 @@ def _dot(a, b):
     return total
 
 
-@nb.njit(cache=True, fastmath=FAST)
+@nb.njit(fastmath=FAST, **INNER)
 def _weighted(full, g, w, out) -> None:
     """Sum over features of g times: the terms, their derivatives by the mean distance and by theta, (3, CHUNK)."""
     n_z = len(w.angle)
     terms, by_distance, by_theta, plain, sloped = out[0], out[1], out[2], out[3], out[4]
-    out[:3, :full] = 0
+    for t in range(full):
+        terms[t] = by_distance[t] = by_theta[t] = 0
     for a in range(len(w.mean)):
         combine(full, g[a * n_z : (a + 1) * n_z], w.angle, plain)
         combine(full, g[a * n_z : (a + 1) * n_z], w.angle_slope, sloped)
@@ -435,7 +437,7 @@ def _weighted(full, g, w, out) -> None:
             by_theta[t] += value[t] * sloped[t]
 
 
-@nb.njit(cache=True, fastmath=FAST)
+@nb.njit(fastmath=FAST, **INNER)
 def _scatter(count, w, sums, force) -> None:
     """Give each triple's derivatives to its two neighbours.
 
@@ -456,10 +458,13 @@ def _scatter(count, w, sums, force) -> None:
             force[2 + q, b] += turn * w.unit[q, a]
 
 
-@nb.njit(cache=True, fastmath=FAST)
+@nb.njit(fastmath=FAST, **INNER)
 def _angular_gradient(c, w, g, sums, force) -> None:
     """Collect the angular part of the gradient for all m weightings."""
-    force[:, :, : w.first[c.n_species]] = 0
+    for m in range(len(g)):
+        for q in range(5):
+            for k in range(w.first[c.n_species]):
+                force[m, q, k] = 0
     for s in range(c.n_species):
         for t in range(s, c.n_species):
             j, end_j, end_k = w.first[s], w.first[s + 1], w.first[t + 1]
@@ -474,47 +479,56 @@ def _angular_gradient(c, w, g, sums, force) -> None:
                     _scatter(count, w, sums, force[m])
 
 
-@nb.njit(cache=True, parallel=True)
-def pair_gradients(x, cell, owner, start, j, shift, species, c, g, out, virial) -> None:
-    """Gradient by the vector of every pair, (n_pairs, m, 3), and the virial of every atom, (m, n_atoms, 3, 3)."""
-    m_all, n_r = len(g), len(c.shifts_r)
-    for b in nb.prange((len(x) + BLOCK - 1) // BLOCK):
-        most = longest(start, b, len(x))
-        w = work_arrays(most, c)
-        sums = np.empty((5, CHUNK), g.dtype)
-        slopes = np.empty(n_r, g.dtype)
-        force = np.empty((m_all, 5, most))
-        mine = np.empty((m_all, g.shape[2]), g.dtype)
-        for i in range(b * BLOCK, min((b + 1) * BLOCK, len(x))):
-            n = surroundings(i, x, cell[owner[i]], start, j, shift, species, c, w)
-            out[start[i] : start[i + 1]] = 0
-            mine[:] = g[:, i]
-            for k in range(n):
-                _radial_slopes(k, c, w, slopes)
-                block = slice(w.kind[k] * n_r, (w.kind[k] + 1) * n_r)
-                for m in range(m_all):
-                    along = _dot(mine[m, block], slopes) / w.r[k]
-                    for q in range(3):
-                        out[w.pair[k], m, q] = along * w.d[q, k]
-            _angular_gradient(c, w, mine, sums, force)
-            for k in range(w.first[c.n_species]):
-                inverse = 1 / w.r_near[k]
-                for m in range(m_all):
-                    along = force[m, 0, k] - force[m, 1, k] * inverse
-                    for q in range(3):
-                        out[w.pair[w.place[k]], m, q] += along * w.unit[q, k] + force[m, 2 + q, k] * inverse
-            for m in range(m_all):
-                virial[m, i] = 0
-                for k in range(n):
-                    for q in range(3):
-                        for a in range(3):
-                            virial[m, i, q, a] += out[w.pair[k], m, q] * w.d[a, k]
+@nb.njit(**INNER)
+def _radial_gradient(n, c, w, g, slopes, out) -> None:
+    """Write the radial part of the gradient by each pair of one atom, (n_pairs, m, 3)."""
+    n_r = len(c.shifts_r)
+    for k in range(n):
+        _radial_slopes(k, c, w, slopes)
+        for m in range(len(g)):
+            along = _dot(g[m, w.kind[k] * n_r : (w.kind[k] + 1) * n_r], slopes) / w.r[k]
+            for q in range(3):
+                out[w.pair[k], m, q] = along * w.d[q, k]
 
 
-@nb.njit(cache=True, parallel=True)
-def collect(start, reverse, pair_gradient, out) -> None:
+@nb.njit(**INNER)
+def _finish_gradient(n, c, w, force, out, virial) -> None:
+    """Add what the triples gave to the gradient by each pair; the virial of the atom, (m, 3, 3)."""
+    for k in range(w.first[c.n_species]):
+        inverse = 1 / w.r_near[k]
+        for m in range(len(force)):
+            along = force[m, 0, k] - force[m, 1, k] * inverse
+            for q in range(3):
+                out[w.pair[w.place[k]], m, q] += along * w.unit[q, k] + force[m, 2 + q, k] * inverse
+    for k in range(n):
+        for m in range(len(force)):
+            for q in range(3):
+                for a in range(3):
+                    virial[m, q, a] += out[w.pair[k], m, q] * w.d[a, k]
+
+
+@nb.njit(**OUTER)
+def pair_gradients(first, last, batch, c, g, out, virial) -> None:
+    """Gradient by each pair of the atoms first:last, (n_pairs, m, 3), and their virials, (m, n_atoms, 3, 3).
+
+    `out` and `virial` hold zeros.
+    """
+    x, cell, owner, start, j, shift, species = batch
+    most = _longest(first, last, start)
+    w = work_arrays(most, c)
+    sums, slopes = np.empty((5, CHUNK), g.dtype), np.empty(len(c.shifts_r), g.dtype)
+    force = np.empty((len(g), 5, most))
+    for i in range(first, last):
+        n = surroundings(i, x, cell[owner[i]], start, j, shift, species, c, w)
+        _radial_gradient(n, c, w, g[:, i], slopes, out)
+        _angular_gradient(c, w, g[:, i], sums, force)
+        _finish_gradient(n, c, w, force, out, virial[:, i])
+
+
+@nb.njit(**OUTER)
+def collect(first, last, start, reverse, pair_gradient, out) -> None:
     """Gradient by positions, (m, n_atoms, 3): what pairs pull at their neighbour, less what they pull at their own."""
-    for i in nb.prange(out.shape[1]):
+    for i in range(first, last):
         for p in range(start[i], start[i + 1]):
             for m in range(len(out)):
                 for q in range(3):
@@ -524,8 +538,8 @@ def collect(start, reverse, pair_gradient, out) -> None:
 # ---- directional derivatives ---------------------------------------------------------------------------------------
 
 
-@nb.njit(cache=True, fastmath=FAST)
-def _speeds(n, i, j, u, strain, w, radial, near) -> None:
+@nb.njit(fastmath=FAST, **INNER)
+def _speeds(n, i, j, u, strain, c, w, radial, near) -> None:
     """How fast each neighbour moves along its vector, radial (n,); and across, as near (5, n_near).
 
     `near` holds the speed along, that times fc' / fc, and the speed of the unit vector.
@@ -537,7 +551,7 @@ def _speeds(n, i, j, u, strain, w, radial, near) -> None:
             move = u[j[w.pair[k]], q] - u[i, q] + strain[q, 0] * v[0] + strain[q, 1] * v[1] + strain[q, 2] * v[2]
             along += move * v[q]
         radial[k] = along / w.r[k]
-    for k in range(near.shape[1]):
+    for k in range(w.first[c.n_species]):
         p = w.place[k]
         v = w.d[:, p]
         near[0, k] = radial[p]
@@ -547,7 +561,7 @@ def _speeds(n, i, j, u, strain, w, radial, near) -> None:
             near[2 + q, k] = (move - w.unit[q, k] * radial[p]) / w.r[p]
 
 
-@nb.njit(cache=True, fastmath=FAST)
+@nb.njit(fastmath=FAST, **INNER)
 def _angular_change(count, full, w, near, sums, out) -> None:
     """Add the change of the terms of one chunk to `out`, (n_shifts * n_angles,)."""
     scale, stretch, turn, row = sums[0], sums[1], sums[2], sums[3:4]
@@ -559,7 +573,8 @@ def _angular_change(count, full, w, near, sums, out) -> None:
         for q in range(3):
             change += near[2 + q, a] * w.unit[q, b] + near[2 + q, b] * w.unit[q, a]
         turn[t] = change * w.to_cosine[t]
-    sums[:3, count:full] = 0
+    for t in range(count, full):
+        scale[t] = stretch[t] = turn[t] = 0
     n_z = len(w.angle)
     for a in range(len(w.mean)):
         block = out[a * n_z : (a + 1) * n_z]
@@ -572,37 +587,45 @@ def _angular_change(count, full, w, near, sums, out) -> None:
         add_products(full, row, w.angle_slope, block)
 
 
-@nb.njit(cache=True, parallel=True)
-def changes(x, cell, owner, start, j, shift, species, c, u, strain, out) -> None:
-    """Directional derivatives of all descriptors, (m, n_atoms, n_features)."""
-    m_all, n_r = len(u), len(c.shifts_r)
-    for b in nb.prange((len(x) + BLOCK - 1) // BLOCK):
-        most = longest(start, b, len(x))
-        w = work_arrays(most, c)
-        sums = np.empty((4, CHUNK), out.dtype)
-        slopes = np.empty(n_r, out.dtype)
-        radial, near = np.empty((m_all, most)), np.empty((m_all, 5, most))
-        mine = np.empty((m_all, out.shape[2]), out.dtype)
-        for i in range(b * BLOCK, min((b + 1) * BLOCK, len(x))):
-            n = surroundings(i, x, cell[owner[i]], start, j, shift, species, c, w)
-            mine[:] = 0
-            for m in range(m_all):
-                _speeds(n, i, j, u[m], strain[m, owner[i]], w, radial[m], near[m, :, : w.first[c.n_species]])
-            for k in range(n):
-                _radial_slopes(k, c, w, slopes)
-                for m in range(m_all):
-                    block, speed = mine[m, w.kind[k] * n_r : (w.kind[k] + 1) * n_r], slopes.dtype.type(radial[m, k])
-                    for q in range(n_r):
-                        block[q] += slopes[q] * speed
-            for s in range(c.n_species):
-                for t in range(s, c.n_species):
-                    jj, end_j, end_k = w.first[s], w.first[s + 1], w.first[t + 1]
-                    first_k = -1 if s == t else w.first[t]
-                    kk = jj + 1 if s == t else first_k
-                    while jj < end_j:
-                        count, full, jj, kk = next_chunk(jj, kk, end_j, first_k, end_k, w)
-                        by_angle(full, c, w)
-                        by_mean(full, c, w)
-                        for m in range(m_all):
-                            _angular_change(count, full, w, near[m], sums, mine[m, _block(s, t, c)])
-            out[:, i] = mine
+@nb.njit(**INNER)
+def _radial_change(n, c, w, radial, slopes, out) -> None:
+    """Add the change of the radial block of one atom along each direction to `out`, (m, n_features)."""
+    n_r = len(c.shifts_r)
+    for k in range(n):
+        _radial_slopes(k, c, w, slopes)
+        for m in range(len(out)):
+            block, speed = out[m, w.kind[k] * n_r : (w.kind[k] + 1) * n_r], slopes.dtype.type(radial[m, k])
+            for q in range(n_r):
+                block[q] += slopes[q] * speed
+
+
+@nb.njit(**INNER)
+def _angular_changes(c, w, near, sums, out) -> None:
+    """Add the change of the angular blocks of one atom along each direction to `out`, (m, n_features)."""
+    for s in range(c.n_species):
+        for t in range(s, c.n_species):
+            j, end_j, end_k = w.first[s], w.first[s + 1], w.first[t + 1]
+            first_k = -1 if s == t else w.first[t]
+            k = j + 1 if s == t else first_k
+            while j < end_j:
+                count, full, j, k = next_chunk(j, k, end_j, first_k, end_k, w)
+                by_angle(full, c, w)
+                by_mean(full, c, w)
+                for m in range(len(out)):
+                    _angular_change(count, full, w, near[m], sums, out[m, _block(s, t, c)])
+
+
+@nb.njit(**OUTER)
+def changes(first, last, batch, c, u, strain, out) -> None:
+    """Directional derivatives of the descriptors of atoms first:last, (m, n_atoms, n_features); `out` holds zeros."""
+    x, cell, owner, start, j, shift, species = batch
+    most = _longest(first, last, start)
+    w = work_arrays(most, c)
+    sums, slopes = np.empty((4, CHUNK), out.dtype), np.empty(len(c.shifts_r), out.dtype)
+    radial, near = np.empty((len(u), most)), np.empty((len(u), 5, most))
+    for i in range(first, last):
+        n = surroundings(i, x, cell[owner[i]], start, j, shift, species, c, w)
+        for m in range(len(u)):
+            _speeds(n, i, j, u[m], strain[m, owner[i]], c, w, radial[m], near[m])
+        _radial_change(n, c, w, radial, slopes, out[:, i])
+        _angular_changes(c, w, near, sums, out[:, i])

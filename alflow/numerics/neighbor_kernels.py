@@ -1,5 +1,5 @@
 """Compiled loops of `alflow.numerics.neighbors`. Arguments are described there; numba infers their types."""
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def,untyped-decorator"
 # ruff: noqa: ANN001, ANN201
 
 from __future__ import annotations
@@ -48,31 +48,27 @@ def walk(i, position, wrap, cell, pbc, owner, grid, cutoff2, at, j_out, shift_ou
     return at
 
 
-@nb.njit(cache=True, parallel=True)
-def count(position, wrap, cell, pbc, owner, valid, grid, cutoff2):
-    """Neighbours of each atom, (n_atoms,)."""
-    n = len(position)
-    out = np.zeros(n, np.int64)
+@nb.njit(cache=True, nogil=True)
+def count(first, last, position, wrap, cell, pbc, owner, valid, grid, cutoff2, out) -> None:
+    """Neighbours of each atom of first:last, (n_atoms,)."""
     no_j, no_shift = np.empty(0, np.int32), np.empty((0, 3), np.int32)
-    for i in nb.prange(n):
+    for i in range(first, last):
         if valid[owner[i]]:
             out[i] = walk(i, position, wrap, cell, pbc, owner, grid, cutoff2, 0, no_j, no_shift)
-    return out
 
 
-@nb.njit(cache=True, parallel=True)
-def fill(position, wrap, cell, pbc, owner, valid, grid, cutoff2, start, j_out, shift_out):
-    """Write the neighbours of each atom at its place."""
-    if len(j_out):
-        for i in nb.prange(len(position)):
-            if valid[owner[i]]:
-                walk(i, position, wrap, cell, pbc, owner, grid, cutoff2, start[i], j_out, shift_out)
+@nb.njit(cache=True, nogil=True)
+def fill(first, last, position, wrap, cell, pbc, owner, valid, grid, cutoff2, start, j_out, shift_out) -> None:
+    """Write the neighbours of each atom of first:last at its place."""
+    for i in range(first, last):
+        if valid[owner[i]] and start[i + 1] > start[i]:
+            walk(i, position, wrap, cell, pbc, owner, grid, cutoff2, start[i], j_out, shift_out)
 
 
-@nb.njit(cache=True, parallel=True)
-def reverse(start, j, shift, out):
-    """Find (j, i, -shift) for every (i, j, shift)."""
-    for i in nb.prange(len(start) - 1):
+@nb.njit(cache=True, nogil=True)
+def reverse(first, last, start, j, shift, out) -> None:
+    """Find (j, i, -shift) for every (i, j, shift) of the atoms first:last."""
+    for i in range(first, last):
         for p in range(start[i], start[i + 1]):
             for q in range(start[j[p]], start[j[p] + 1]):
                 if (

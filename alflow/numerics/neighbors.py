@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from alflow.core.frames import Bools, Floats, Frames
 from alflow.errors import DataError
 from alflow.numerics import neighbor_kernels as kernels
+from alflow.numerics.threads import spread
 
 Ints32 = NDArray[np.int32]
 
@@ -74,22 +75,23 @@ def neighbor_list(frames: Frames, cutoff_A: float) -> Neighbors:
     sphere = 4 / 3 * np.pi * cutoff_A**3
     crowded = frames.pbc.all(1) & (frames.sizes * sphere > MAX_NEIGHBORS * np.abs(np.linalg.det(cell)))
     images = np.where(frames.pbc, 2 * np.ceil(cutoff_A / heights) + 1, 1).prod(1)
-    valid &= ~crowded & (images * frames.sizes < 100 * MAX_NEIGHBORS + 27 * frames.sizes)
+    valid &= ~crowded & ((images - 27) * frames.sizes < 4 * MAX_NEIGHBORS)
     fraction[~valid[frames.frame_of_atom]] = 0.0
     wrap = np.where(frames.pbc[frames.frame_of_atom], np.floor(fraction), 0.0)
     bins = _bins(frames, fraction - wrap, heights, cutoff_A)
     wrapped = frames.positions - np.einsum("na,nab->nb", wrap, cell[frames.frame_of_atom])
     fixed = (wrapped, wrap.astype(np.int32), cell, frames.pbc, frames.frame_of_atom, valid, bins, cutoff_A**2)
-    count = kernels.count(*fixed)
+    count = np.zeros(frames.n_atoms, np.int64)
+    spread(kernels.count, frames.n_atoms, *fixed, count, least=16)
     total = int(count.sum())
     if total >= 2**31:
         raise DataError(f"neighbor_list: {total} pairs within {cutoff_A} Å are too many for one batch")
     start = np.zeros(frames.n_atoms + 1, np.int32)
     np.cumsum(count, out=start[1:])
     j, shift = np.empty(total, np.int32), np.empty((total, 3), np.int32)
-    kernels.fill(*fixed, start, j, shift)
+    spread(kernels.fill, frames.n_atoms, *fixed, start, j, shift, least=16)
     reverse = np.empty(total, np.int32)
-    kernels.reverse(start, j, shift, reverse)
+    spread(kernels.reverse, frames.n_atoms, start, j, shift, reverse, least=16)
     return Neighbors(start, j, shift, reverse, valid, float(cutoff_A))
 
 
