@@ -69,7 +69,7 @@ class TestEspresso(LabelerContract):
     part = Part(
         pseudopotentials=AL,
         ecutwfc_Ry=30,  # finite strain at fixed cutoff has a Pulay stress that the analytic one has not
-        kspacing_per_A=1.5,
+        kpoints=(2, 2, 2),
         smearing="gaussian",
         degauss_Ry=0.1,
         conv_thr_Ry=1e-11,
