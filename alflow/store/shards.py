@@ -70,6 +70,8 @@ def write_shard(path: Path, shard: Shard) -> None:
     for name, column in shard.columns.items():
         if len(column) != len(f):
             raise DataError(f"{path}: column {name!r} has {len(column)} rows, expected {len(f)}")
+        if not name or "/" in name or np.asarray(column).dtype.kind not in "biufUS" or np.ndim(column) != 1:
+            raise DataError(f"{path}: column {name!r}: expected a name without '/' and one number or word per frame")
     with written_whole(path) as draft, h5py.File(draft, "w") as h:
         h.attrs["alflow_shard"] = SCHEMA
         if shard.theory is not None:
@@ -96,7 +98,7 @@ def read_shard(path: Path, start: int = 0, stop: int | None = None) -> Shard:
     """Read frames `start:stop` of a shard with their columns and labels.
 
     Raises:
-        DataError: not there, not a shard, of a later schema, or damaged.
+        DataError: not there, not a shard, of a later schema, damaged, or with fewer frames than asked for.
     """
     try:
         with h5py.File(path, "r") as h:
@@ -104,6 +106,9 @@ def read_shard(path: Path, start: int = 0, stop: int | None = None) -> Shard:
                 raise DataError(
                     f"{path}: expected an alflow shard of schema {SCHEMA}, got {h.attrs.get('alflow_shard')!r}"
                 )
+            n = int(h["cell"].shape[0])
+            if not 0 <= start <= (n if stop is None else stop) <= n:
+                raise DataError(f"{path}: holds {n} frames, asked for {start} to {stop}")
             return _read(h, start, stop)
     except (OSError, KeyError, RuntimeError) as exc:
         raise DataError(f"{path}: cannot be read as a shard: {exc}") from exc
