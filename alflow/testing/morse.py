@@ -23,14 +23,14 @@ def morse_labels(frames: Frames) -> Labels:
     """Energy, forces and stress of every frame: E = sum over pairs of D (e^{-2a(r-r0)} - 2 e^{-a(r-r0)}) c(r).
 
     c(r) = (1-x)^3 (1+3x+6x^2) with x = r / 6 angstrom ends the sum with two continuous derivatives. Elements differ
-    by an invented rule: r0 of a pair is the mean of 3.253 (Z/13)^(1/3) angstrom. Brute force over periodic images.
+    by an invented rule: r0 of a pair is the mean of 3.253 (Z/13)^0.1 angstrom. Brute force over periodic images.
     """
     energy, forces, stress = np.zeros(len(frames)), np.zeros((frames.n_atoms, 3)), np.zeros((len(frames), 3, 3))
     for i in range(len(frames)):
         atoms = slice(int(frames.offsets[i]), int(frames.offsets[i + 1]))
         r_ij, partner = _pairs(frames.positions[atoms], frames.cell[i], frames.pbc[i])
         z = frames.numbers[atoms]
-        size = R0_A * (z / 13.0) ** (1 / 3)
+        size = R0_A * (z / 13.0) ** 0.1
         length = np.linalg.norm(r_ij, axis=1)
         r0 = (size[partner[0]] + size[partner[1]]) / 2
         value, slope = _morse(length, r0)

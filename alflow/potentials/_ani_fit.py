@@ -1,0 +1,198 @@
+"""One fit task of `ani`: from a dataset to files of members, with warm starts, checkpoints and a report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alflow.core.rng import task_rng
+from alflow.errors import DataError, UnphysicalError
+from alflow.interfaces import FitReport, Halt
+from alflow.numerics.splits import Split, split
+from alflow.potentials._ani_data import Descriptors, Targets, Weights
+from alflow.potentials._ani_model import Members
+from alflow.potentials._ani_net import Shape
+from alflow.potentials._ani_passes import Problem, Sums
+from alflow.potentials._ani_state import Member, Progress, read_checkpoint
+from alflow.potentials._ani_trainer import MAX_RESTARTS, Schedule, Trainer
+from alflow.store.files import digest, write_text
+
+if TYPE_CHECKING:
+    from alflow.potentials.ani import Part
+    from alflow.store.dataset import Dataset
+
+_NO_MATTER: Final = {"device", "cache_GB", "checkpoint_s", "members", "members_per_task"}
+"""Fields that do not decide the result of a member."""
+
+
+def fit(
+    part: Part, data: Dataset, members: range, seed: int, out: Path, start: Sequence[Path], halt: Halt
+) -> FitReport:
+    """Fit `members` to `data`; see `alflow.interfaces.Potential.fit`."""
+    if not len(data):
+        raise UnphysicalError("nothing to fit: the dataset holds no frames")
+    if not members:
+        raise DataError(f"expected a range of members such as range(0, 4), got {members}")
+    settings = part.descriptors(data.frames.numbers)
+    weights = Weights(part.energy_weight, part.force_weight_A, part.stress_weight)
+    targets = Targets.of(data.frames, data.labels, settings, weights)
+    shape = Shape((settings.n_features, *part.hidden, 1))
+    earlier = _earlier(start, settings, part.hidden) if part.warm_start else {}
+    device = _device(part.device)
+    strains = targets.virial is not None
+    descriptors = Descriptors(settings, data.frames, part.cache_GB * 1e9, strains, halt, device)
+    problem = Problem(descriptors, targets, weights, shape)
+    key = _key(part, data, members, seed, start)
+    checkpoint = out / f"fit-{members.start}-{members.stop}.checkpoint"
+    progress = read_checkpoint(checkpoint, key, device)
+    if progress is None:
+        progress = Progress([_first(part, k, seed, problem, earlier) for k in members])
+    schedule = Schedule(part.batch, part.patience, part.min_lr, part.max_epochs, part.max_seconds, part.checkpoint_s)
+    trainer = Trainer(problem, _splits(part, data, members), schedule, seed, checkpoint, key)
+    trainer.run(progress, halt)
+    report = _finish(trainer, progress, out)
+    checkpoint.unlink(missing_ok=True)
+    return report
+
+
+def _device(wanted: str) -> str:
+    there = torch.cuda.is_available()
+    if wanted == "cuda" and not there:
+        raise DataError("device: cuda was asked for, but torch sees no GPU here")
+    return "cuda" if there and wanted != "cpu" else "cpu"
+
+
+def _splits(part: Part, data: Dataset, members: range) -> dict[int, Split]:
+    keys: Sequence[str] = data.ids
+    if part.split_group:
+        if part.split_group not in data.columns:
+            raise DataError(f"split_group: the dataset has no column {part.split_group!r}, only {sorted(data.columns)}")
+        keys = [str(v) for v in data.columns[part.split_group]]
+    return {k: split(keys, k) for k in members}
+
+
+def _key(part: Part, data: Dataset, members: range, seed: int, start: Sequence[Path]) -> str:
+    """Digest of everything that decides the result: a checkpoint with another one is of another fit."""
+    settings = {k: v for k, v in asdict(cast("Any", part)).items() if k not in _NO_MATTER}
+    labels = hashlib.sha256(data.labels.energy.tobytes() + data.labels.forces.tobytes())
+    if data.labels.stress is not None:
+        labels.update(data.labels.stress.tobytes())
+    groups = [str(v) for v in data.columns[part.split_group]] if part.split_group in data.columns else []
+    start_digests = sorted(digest(p) for p in start)
+    everything = [settings, data.ids, labels.hexdigest(), groups, list(members), seed, start_digests]
+    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
+
+
+# ---- between the nets' units and physical ones ---------------------------------------------------------------------
+
+
+def _first(part: Part, index: int, seed: int, problem: Problem, earlier: Mapping[int, tuple[Tensor, Tensor]]) -> Member:
+    """A member at its start: random, or where an earlier model left it."""
+    if index in earlier:
+        return Member(index, unfolded(*earlier[index], problem).to(problem.device), part.warm_lr)
+    rng = task_rng(seed, f"ani/{index}")
+    nets = [problem.shape.initial(rng) for _ in problem.targets.shift]
+    return Member(index, torch.cat(nets).float().to(problem.device), part.lr)
+
+
+def _earlier(start: Sequence[Path], settings: Any, hidden: tuple[int, ...]) -> dict[int, tuple[Tensor, Tensor]]:
+    """Weights (n_species, count) and shifts (n_species,) of each member in the files `start`.
+
+    Raises:
+        DataError: a file of other descriptors, elements or widths, or one that cannot be read.
+    """
+    found = {}
+    for path in start:
+        old = Members.open(path)
+        if (old.settings, old.hidden) != (settings, tuple(hidden)):
+            raise DataError(
+                f"{path}: cannot go on from it: it has elements {old.settings.species}, hidden {old.hidden} and "
+                f"{old.settings.n_features} descriptors; this fit has elements {settings.species}, hidden "
+                f"{tuple(hidden)} and {settings.n_features} descriptors"
+                + (" with other parameters" if old.settings.n_features == settings.n_features else "")
+                + ". Name all elements in `elements` from the first fit on, or set warm_start: false"
+            )
+        for number, w, shift in zip(old.numbers, old.weights, old.shift_eV, strict=True):
+            found[number] = (w, shift)
+    return found
+
+
+def folded(weights: Tensor, problem: Problem) -> tuple[Tensor, Tensor]:
+    """Parameters (n_species, count) and shifts in eV (n_species,) of the same net on bare descriptors."""
+    flat = weights.detach().cpu().double().view(len(problem.targets.shift), -1).clone()
+    mean, width = torch.from_numpy(problem.descriptors.mean), torch.from_numpy(problem.descriptors.width)
+    for net in flat:
+        layers = problem.shape.views(net)
+        layers[0][0].div_(width)
+        layers[0][1].sub_(layers[0][0] @ mean)
+        for t in layers[-1]:
+            t.mul_(problem.targets.scale)
+    return flat, torch.from_numpy(problem.targets.shift)
+
+
+def unfolded(weights: Tensor, shift_eV: Tensor, problem: Problem) -> Tensor:
+    """The inverse of `folded`, for the units of `problem`: the parameters of one member, end to end."""
+    flat = weights.double().clone()
+    mean, width = torch.from_numpy(problem.descriptors.mean), torch.from_numpy(problem.descriptors.width)
+    for net, old, new in zip(flat, shift_eV.double(), problem.targets.shift, strict=True):
+        layers = problem.shape.views(net)
+        layers[0][1].add_(layers[0][0] @ mean)
+        layers[0][0].mul_(width)
+        layers[-1][1].add_(old - new)
+        for t in layers[-1]:
+            t.div_(problem.targets.scale)
+    return flat.flatten().float()
+
+
+# ---- the end -------------------------------------------------------------------------------------------------------
+
+
+def _finish(trainer: Trainer, progress: Progress, out: Path) -> FitReport:
+    """Write the members that made it and say how good they are.
+
+    Raises:
+        UnphysicalError: none made it.
+    """
+    metrics: dict[str, list[float]] = {}
+    good = [m for m in progress.members if not m.failed and np.isfinite(m.best_loss)]
+    for side in ("train", "valid", "test"):
+        sums = trainer.errors([(m.index, m.best) for m in good], side)
+        for name, values in _errors(sums, trainer.problem.targets.scale).items():
+            metrics[f"{side}_{name}"] = [float(v) for v in values]
+    # a test side may be empty in a small dataset: a figure that some member lacks is left out
+    metrics = {k: v for k, v in metrics.items() if np.isfinite(v).all()}
+    if not good or "train_energy_rmse_meV_atom" not in metrics:
+        raise UnphysicalError(
+            f"all members {[m.index for m in progress.members]} diverged, {MAX_RESTARTS} restarts each; "
+            "look for absurd labels, or lower lr"
+        )
+    metrics["restarts"] = [float(m.restarts) for m in good]
+    metrics["lr_end"] = [m.lr for m in good]
+    metrics["seconds_per_epoch"] = [progress.seconds / max(progress.epoch, 1)] * len(good)
+    files = []
+    for m in good:
+        weights, shift = folded(m.best, trainer.problem)
+        name = f"member-{m.index:03d}.pt"
+        problem = trainer.problem
+        hidden = problem.shape.widths[1:-1]
+        Members(problem.descriptors.settings, hidden, (m.index,), weights[None].float(), shift[None]).save(out / name)
+        files.append(name)
+        rows = [f"{k},{lr:.6g},{train:.9g},{valid:.9g}" for k, (lr, train, valid) in enumerate(m.history)]
+        write_text(out / f"history-{m.index:03d}.csv", "\n".join(["epoch,lr,train_loss,valid_loss", *rows, ""]))
+    return FitReport(tuple(files), tuple(m.index for m in good), metrics, tuple(m.epochs for m in good))
+
+
+def _errors(sums: Sums, scale: float) -> dict[str, Any]:
+    with np.errstate(invalid="ignore"):
+        return {
+            "energy_rmse_meV_atom": np.sqrt(sums.energy / sums.frames) * scale * 1000,
+            "force_rmse_meV_A": np.sqrt(sums.force / (3 * sums.atoms)) * scale * 1000,
+        }

@@ -1,0 +1,133 @@
+"""The trainer of `ani`: the loop over epochs for a group of members that share descriptors and batches.
+
+Each member trains on its own split with its own weights and schedule. The order of frames is shared and depends on
+(seed, epoch) only, so a batch needs one pass through the Jacobian for all members, and no member can tell who
+trains beside it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+
+from alflow.core.frames import Ints
+from alflow.errors import ResourceError
+from alflow.interfaces import Halt
+from alflow.numerics.splits import Split, shuffled
+from alflow.potentials._ani_data import chunks
+from alflow.potentials._ani_passes import Net, Problem, Sums
+from alflow.potentials._ani_state import Progress, write_checkpoint
+
+CHUNK_ATOMS: Final = {"cpu": 512, "cuda": 32768}
+"""Atoms that go through the nets at once: their activations fit into a core's cache, or fill a GPU."""
+MAX_RESTARTS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How long and how fast; see `Part`."""
+
+    batch: int
+    patience: int
+    min_lr: float
+    max_epochs: int
+    max_seconds: float | None
+    checkpoint_s: float
+
+
+class Trainer:
+    """Trains the members of `progress` in place.
+
+    Args:
+        problem: what to fit.
+        splits: sides of the frames, by member.
+        schedule: how long and how fast.
+        seed: of the order of frames.
+        checkpoint: where to keep the progress.
+        key: what the checkpoint belongs to.
+    """
+
+    def __init__(
+        self, problem: Problem, splits: Mapping[int, Split], schedule: Schedule, seed: int, checkpoint: Path, key: str
+    ) -> None:
+        self.problem, self.splits, self.schedule, self.seed = problem, splits, schedule, seed
+        self.checkpoint, self.key = checkpoint, key
+
+    def run(self, progress: Progress, halt: Halt) -> None:
+        """Train until every member has stopped.
+
+        Raises:
+            ResourceError: halted; the checkpoint is written.
+        """
+        began = saved = time.monotonic()
+        spent = progress.seconds
+        while any(m.running for m in progress.members):
+            order = shuffled(len(self.problem.frames), self.seed, progress.epoch)
+            batches = [order[i : i + self.schedule.batch] for i in range(0, len(order), self.schedule.batch)]
+            if not progress.batch:
+                progress.train = [[0.0, 0.0] for _ in progress.members]
+            for batch in batches[progress.batch :]:
+                now = time.monotonic()
+                progress.seconds = spent + now - began
+                stop = halt()
+                if stop or now - saved > self.schedule.checkpoint_s:
+                    write_checkpoint(self.checkpoint, self.key, progress)
+                    saved = now
+                if stop:
+                    raise ResourceError(f"fit halted in epoch {progress.epoch}; it goes on from {self.checkpoint}")
+                self._step(progress, np.sort(batch))
+                progress.batch += 1
+            self._judge(progress)
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+
+    def _step(self, progress: Progress, batch: Ints) -> None:
+        """One update of every running member that has training frames in the batch."""
+        members = [m for m in progress.members if m.running and self.splits[m.index].train[batch].any()]
+        nets = []
+        for m in members:
+            train = self.splits[m.index].train
+            nets.append(Net(m.index, m.weights, train, 1.0 / train[batch].sum(), torch.zeros_like(m.weights)))
+        sums = self._sums(nets, batch)
+        for k, (member, net) in enumerate(zip(members, nets, strict=True)):
+            assert net.gradient is not None
+            if np.isfinite(sums.loss[k]) and bool(torch.isfinite(net.gradient).all()):
+                member.step(net.gradient)
+                train_loss = progress.train[progress.members.index(member)]
+                train_loss[0] += float(sums.loss[k])
+                train_loss[1] += float(sums.frames[k])
+            else:
+                member.restart(MAX_RESTARTS)
+
+    def _judge(self, progress: Progress) -> None:
+        """End of an epoch: validation, schedules, budgets."""
+        s = self.schedule
+        members = [m for m in progress.members if m.running]
+        valid = self.errors([(m.index, m.weights) for m in members], "valid")
+        for k, member in enumerate(members):
+            loss = float(valid.loss[k] / valid.frames[k])
+            total, frames = progress.train[progress.members.index(member)]
+            if np.isfinite(loss):
+                member.judge(total / max(frames, 1), loss, s.patience, s.min_lr, s.max_epochs)
+            else:
+                member.restart(MAX_RESTARTS)
+            if s.max_seconds is not None and progress.seconds > s.max_seconds:
+                member.running = False
+
+    def errors(self, nets: Sequence[tuple[int, torch.Tensor]], side: str) -> Sums:
+        """Sums of errors of (member, parameters) over one side of each member's split."""
+        seen = [Net(index, weights, getattr(self.splits[index], side)) for index, weights in nets]
+        used = np.any([net.use for net in seen], axis=0) if seen else np.zeros(0, np.bool_)
+        return self._sums(seen, np.flatnonzero(used))
+
+    def _sums(self, nets: Sequence[Net], pick: Ints) -> Sums:
+        sums = Sums.zero(len(nets))
+        if nets:
+            for chunk in chunks(self.problem.sizes, pick, CHUNK_ATOMS[self.problem.device.type]):
+                sums.add(self.problem.visit(nets, chunk))
+        return sums

@@ -1,0 +1,173 @@
+"""ANI: small neural nets on atomic environment vectors, an ensemble, and its trainer (ANI-Al by default)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from ase.data import atomic_numbers
+
+from alflow.core.frames import Ints
+from alflow.errors import DataError, InputError
+from alflow.interfaces import Capability, FitReport, Halt, Model, never, part
+from alflow.numerics.aev import AevSettings
+
+if TYPE_CHECKING:
+    from alflow.store.dataset import Dataset
+
+
+@part
+class Part:
+    """ANI potential: an ensemble of small neural nets on atomic environment vectors, with its own trainer.
+
+    Smith et al., Nat. Commun. 12, 1257 (2021); descriptors and nets default to ANI-Al's. Each member has its own
+    random start and its own split of the data (13/16 to train, 2/16 to stop by, 1/16 to test), chosen by a hash of
+    the frame, so a frame never changes sides while the dataset grows. The loss of a frame of N atoms is
+    ``[energy_weight^2 dE^2 + force_weight_A^2 sum |dF|^2 + stress_weight^2 V^2 |dstress|^2] / N`` (equation 1, and
+    stress). Adam; the learning rate is halved after `patience` epochs without a better validation loss; a fit ends
+    below `min_lr`, at `max_epochs`, or after `max_seconds`. The weights kept are those with the best validation.
+
+    Attributes:
+        elements: chemical symbols it shall know; empty means those of the dataset.
+        radial_cutoff_A: radial descriptors end here.
+        angular_cutoff_A: angular descriptors end here.
+        n_radial: radial shifts.
+        n_angular: radial shifts of the angular descriptors.
+        n_angles: angles of the angular descriptors.
+        eta_radial_per_A2: width of the radial Gaussians.
+        eta_angular_per_A2: width of the radial Gaussians of the angular descriptors.
+        zeta: sharpness in the angle.
+        r_start_A: first radial shift of both.
+        hidden: widths of the hidden layers.
+        members: nets in the ensemble.
+        members_per_task: nets one fit task trains, sharing descriptors; 0 means all.
+        energy_weight: weight of the energy error per square root of N.
+        force_weight_A: the length l0 that makes a force an energy.
+        stress_weight: weight of volume times stress error per square root of N; 0 fits no stress.
+        lr: first learning rate.
+        warm_lr: first learning rate of a warm start.
+        min_lr: a member stops when its rate falls below.
+        patience: epochs without a better validation loss before the rate is halved.
+        batch: frames a step.
+        max_epochs: a member stops here at the latest.
+        max_seconds: wall time of one fit, after which the best weights so far are taken; results then depend on the
+            machine. None for no limit.
+        warm_start: go on from an earlier model where there is one.
+        split_group: column of the dataset whose equal values stay on one side of a split; empty splits by frame.
+        cache_GB: memory for the Jacobians of the descriptors; what does not fit is computed again in every epoch.
+        checkpoint_s: seconds between checkpoints.
+        device: where to train.
+    """
+
+    elements: tuple[str, ...] = ()
+    radial_cutoff_A: float = 7.0
+    angular_cutoff_A: float = 5.0
+    n_radial: int = 32
+    n_angular: int = 8
+    n_angles: int = 8
+    eta_radial_per_A2: float = 43.9
+    eta_angular_per_A2: float = 6.5
+    zeta: float = 69.4
+    r_start_A: float = 1.25
+    hidden: tuple[int, ...] = (96, 96, 64)
+    members: int = 8
+    members_per_task: int = 0
+    energy_weight: float = 1.0
+    force_weight_A: float = 0.5
+    stress_weight: float = 0.0
+    lr: float = 1e-3
+    warm_lr: float = 5e-4
+    min_lr: float = 1e-5
+    patience: int = 100
+    batch: int = 128
+    max_epochs: int = 2000
+    max_seconds: float | None = None
+    warm_start: bool = True
+    split_group: str = ""
+    cache_GB: float = 4.0
+    checkpoint_s: float = 300.0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    provides: ClassVar[frozenset[Capability]] = frozenset({Capability.MEMBERS})
+    foreign_suffixes: ClassVar[tuple[str, ...]] = (".info",)
+
+    def __post_init__(self) -> None:
+        group = self.members if self.members_per_task == 0 else min(self.members_per_task, self.members)
+        object.__setattr__(self, "members_per_task", group)
+
+    def check(self, elements: frozenset[str]) -> None:
+        for name in _POSITIVE:
+            if not getattr(self, name) > 0:
+                raise InputError(name, f"expected a positive number, got {getattr(self, name)}")
+        for name in ("energy_weight", "force_weight_A", "stress_weight"):
+            if not getattr(self, name) >= 0:
+                raise InputError(name, f"expected zero or more, got {getattr(self, name)}")
+        if not self.energy_weight + self.force_weight_A > 0:
+            raise InputError("energy_weight", "energy_weight and force_weight_A are both zero: nothing to fit")
+        if not self.r_start_A < self.angular_cutoff_A <= self.radial_cutoff_A:
+            raise InputError(
+                "angular_cutoff_A",
+                f"expected r_start_A < angular_cutoff_A <= radial_cutoff_A, "
+                f"got {self.r_start_A}, {self.angular_cutoff_A}, {self.radial_cutoff_A}",
+            )
+        if not self.hidden or min(self.hidden) < 1:
+            raise InputError("hidden", f"expected one width or more, each at least 1, got {list(self.hidden)}")
+        if not self.min_lr <= min(self.lr, self.warm_lr):
+            raise InputError("min_lr", f"expected at most lr and warm_lr, got {self.min_lr}")
+        strange = sorted(s for s in {*self.elements, *elements} if atomic_numbers.get(s, 0) < 1)
+        if strange:
+            raise InputError("elements", f"not chemical symbols: {', '.join(strange)}")
+        if len(set(self.elements)) < len(self.elements):
+            raise InputError("elements", f"expected each element once, got {', '.join(self.elements)}")
+        absent = sorted(elements - set(self.elements)) if self.elements else []
+        if absent:
+            raise InputError("elements", f"the structures hold {', '.join(absent)} too", "add them, or leave it out")
+
+    def descriptors(self, numbers: Ints | Sequence[int]) -> AevSettings:
+        """Settings of the descriptors for these atomic numbers, or for `elements` where given.
+
+        Raises:
+            DataError: an atomic number that is not among `elements`.
+        """
+        found = sorted({int(z) for z in numbers})
+        species = tuple(sorted(atomic_numbers[s] for s in self.elements)) or tuple(found)
+        if not set(found) <= set(species):
+            raise DataError(f"the data hold the atomic numbers {found}, but `elements` is {list(self.elements)}")
+        return AevSettings.spaced(
+            species,
+            self.radial_cutoff_A,
+            self.angular_cutoff_A,
+            self.n_radial,
+            self.n_angular,
+            self.n_angles,
+            self.eta_radial_per_A2,
+            self.eta_angular_per_A2,
+            self.zeta,
+            self.r_start_A,
+        )
+
+    def fit(
+        self, data: Dataset, members: range, seed: int, out: Path, start: Sequence[Path] = (), halt: Halt = never
+    ) -> FitReport:
+        from alflow.potentials._ani_fit import fit
+
+        return fit(self, data, members, seed, out, start, halt)
+
+    def load(self, files: Sequence[Path]) -> Model:
+        from alflow.potentials._ani_model import AniModel
+
+        return AniModel.load(files)
+
+    @staticmethod
+    def read_foreign(path: Path) -> Model:
+        """The ensemble in NeuroChem format that the ``.info`` file at `path` describes."""
+        from alflow.potentials._ani_model import read_neurochem
+
+        return read_neurochem(path)
+
+
+_POSITIVE = (
+    *("n_radial", "n_angular", "n_angles", "eta_radial_per_A2", "eta_angular_per_A2", "zeta", "r_start_A"),
+    *("members", "lr", "warm_lr", "min_lr", "patience", "batch", "max_epochs", "cache_GB", "checkpoint_s"),
+)
