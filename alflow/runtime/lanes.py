@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from alflow.campaign.model import Verb
+from alflow.spec.plan import workers_per_node
 from alflow.spec.site import Lane, Site, lane_of, walltime_s
 
 DEADLINE: Final = "ALFLOW_DEADLINE"
@@ -47,22 +48,13 @@ def lanes_in_use(site: Site) -> dict[str, Lane]:
     return {name: site.lanes[name] for name in dict.fromkeys(lane_of(site, verb) for verb in Verb)}
 
 
-def workers(lane: Lane) -> int:
-    """Tasks a node runs at a time: as told, else one for each share of GPUs, else one for each share of cores."""
-    if lane.workers_per_node:
-        return lane.workers_per_node
-    if lane.gpus_per_task:
-        return max(1, lane.gpus_per_node // lane.gpus_per_task)
-    return max(1, lane.cores_per_node // (lane.cores_per_task * lane.ranks_per_task))
-
-
 def pool_workers(lane: Lane) -> int:
     """Workers of one pool: of its node, or of the whole block where no launcher puts a pool on every node.
 
     A lane without launcher is for codes that bring their own (``srun``, ``jsrun``, ``flux run``): started from inside
     a launched pool, which holds the nodes, they would wait for these nodes without end.
     """
-    return workers(lane) * (lane.nodes_per_block if lane.launcher == "none" else 1)
+    return workers_per_node(lane) * (lane.nodes_per_block if lane.launcher == "none" else 1)
 
 
 def accelerators(lane: Lane) -> list[str]:
@@ -70,7 +62,7 @@ def accelerators(lane: Lane) -> list[str]:
 
     Where more workers than GPUs are asked for, Parsl spreads workers 0, 1, 2 ... over the GPUs in turn.
     """
-    n, size = workers(lane), lane.gpus_per_task
+    n, size = workers_per_node(lane), lane.gpus_per_task
     if not size or pool_workers(lane) > n:
         return []
     if n * size <= lane.gpus_per_node:

@@ -42,7 +42,7 @@ from parsl.providers.errors import SubmitException
 
 from alflow.campaign.model import FailureKind
 from alflow.errors import InfrastructureError, InputError, RunError, SpecError
-from alflow.runtime import lanes, runner
+from alflow.runtime import lanes, rundir, runner
 from alflow.runtime.processes import Reaper, deaf_children, end_leftovers, tether_to_parent, uninterrupted
 from alflow.runtime.runner import Execute, Report, Task
 from alflow.spec.site import Lane, Site, lane_of, walltime_s
@@ -58,7 +58,6 @@ FOLDER: Final = "parsl"
 
 _POOL: Final = "parsl.executors.high_throughput.process_worker_pool"
 _INTERCHANGE: Final = "parsl.executors.high_throughput.interchange"
-_PLAIN: Final = re.compile(r"[\w@%+=:,./-]+")
 
 
 class ParslRunner:
@@ -246,11 +245,10 @@ def parsl_config(site: Site, run_dir: Path) -> Config:
     """The site as Parsl wants it; makes Parsl's private folder in `run_dir`, starts nothing.
 
     Raises:
-        RunError: a character in the path of the run directory that Parsl's shell lines would break on.
+        RunError: see `rundir.check_path`.
         SpecError: a key of a lane that its scheduler does not know, or an interface this machine does not have.
     """
-    if not _PLAIN.fullmatch(str(run_dir)):
-        raise RunError(str(run_dir), "Parsl's shell scripts need a path without blanks and quotes", "choose another")
+    rundir.check_path(run_dir)
     used = lanes.lanes_in_use(site)
     executors = [_executor(name, lane, _address(name, lane)) for name, lane in used.items()]
     folder = run_dir / FOLDER

@@ -5,19 +5,22 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
 from alflow.errors import RunError
 from alflow.runtime import layout
 from alflow.store.files import write_text
+
+_PLAIN: Final = re.compile(r"[\w@%+=:,./-]+")
 
 
 def next_free(name: str, parent: Path = Path("runs")) -> Path:
@@ -40,6 +43,7 @@ def create(run_dir: Path, workflow: str, submitted: Path, site: Path) -> None:
     Raises:
         RunError: it is there already, or cannot be made.
     """
+    check_path(run_dir)
     if (run_dir / layout.WORKFLOW).exists():
         hint = f"go on with `alflow resume {run_dir}`, or choose another --run"
         raise RunError(str(run_dir), f"is a run already, of workflow {_name(run_dir)!r}", hint)
@@ -60,6 +64,19 @@ def _name(run_dir: Path) -> str:
         return str(yaml.safe_load((run_dir / layout.WORKFLOW).read_text())["name"])
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         return "unreadable"
+
+
+def check_path(run_dir: Path) -> None:
+    """Refuse a path that the shell lines of schedulers' scripts would break on.
+
+    Raises:
+        RunError: it has blanks, quotes or the like.
+    """
+    path = str(run_dir.resolve())
+    if not _PLAIN.fullmatch(path):
+        raise RunError(
+            path, "has blanks, quotes or the like, on which schedulers' scripts break", "choose another --run"
+        )
 
 
 def existing(run_dir: Path) -> Path:

@@ -23,7 +23,7 @@ from alflow.spec.site import Lane, Site
     ],
 )
 def test_workers(lane, count):
-    assert lanes.workers(lane) == count
+    assert lanes.workers_per_node(lane) == count
 
 
 @pytest.mark.parametrize(
