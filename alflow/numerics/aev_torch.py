@@ -53,7 +53,12 @@ def tensors(frames: Frames, dtype: torch.dtype, device: Any = "cpu") -> tuple[Te
 
 
 def features(
-    settings: AevSettings, geometry: Geometry, positions: Tensor, cell: Tensor, strain: Tensor | None = None
+    settings: AevSettings,
+    geometry: Geometry,
+    positions: Tensor,
+    cell: Tensor,
+    strain: Tensor | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Descriptors of all atoms, (n_atoms, n_features), differentiable in all three tensors.
 
@@ -63,12 +68,14 @@ def features(
         positions: in angstrom, (n_atoms, 3).
         cell: lattice vectors as rows in angstrom, (n_frames, 3, 3).
         strain: (n_frames, 3, 3) or None; deforms positions and cells together, x to x (1 + e)^T.
+        dtype: precision after the differences of positions are taken; that of `positions` if None.
     """
     owner = geometry.frame_of_atom[geometry.i]
     offset = torch.einsum("pa,pab->pb", geometry.shift.to(cell.dtype), cell[owner])
     d = positions[geometry.j] - positions[geometry.i] + offset
     if strain is not None:
         d = d + torch.einsum("pab,pb->pa", strain[owner], d)
+    d = d.to(dtype or d.dtype)
     r = d.square().sum(1).sqrt()
     near = r < settings.radial_cutoff_A
     i, j, d, r = geometry.i[near], geometry.j[near], d[near], r[near]

@@ -12,11 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numba as nb
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from alflow.core.frames import Floats, Frames, Ints
+from alflow.core.frames import Bools, Floats, Frames, Ints
 from alflow.core.labels import Labels
 from alflow.errors import DataError
 from alflow.interfaces import MemberLabels
@@ -121,11 +123,15 @@ class AniModel:
         """
         if not files:
             raise DataError("an ANI model needs a file of members, got none")
-        groups = sorted((Members.open(f) for f in files), key=lambda g: g.numbers)
+        groups = [Members.open(f) for f in files]
         first = groups[0]
         for g, file in zip(groups, files, strict=True):
             if (g.settings, g.hidden) != (first.settings, first.hidden):
                 raise DataError(f"{file}: descriptors or nets differ from those of {files[0]}: not one ensemble")
+        groups.sort(key=lambda g: g.numbers)
+        numbers = [n for g in groups for n in g.numbers]
+        if len(set(numbers)) < len(numbers):
+            raise DataError(f"{', '.join(map(str, files))}: a member stands in two files: {sorted(numbers)}")
         joined = Members(
             first.settings,
             first.hidden,
@@ -153,24 +159,28 @@ class AniModel:
         return self.predict_members(frames, forces=False, stress=stress).mean
 
     def predict_members(self, frames: Frames, *, forces: bool, stress: bool = False) -> MemberLabels:
+        nb.set_num_threads(min(torch.get_num_threads(), nb.config.NUMBA_NUM_THREADS))
         if not len(frames):
-            empty = Labels(np.zeros(0), np.zeros((0, 3)), np.zeros((0, 3, 3)) if stress else None)
-            return MemberLabels(
-                empty, np.zeros((self.n_members, 0)), np.zeros((self.n_members, 0, 3)) if forces else None
-            )
+            each = np.zeros((self.n_members, 0, 3)) if forces else None
+            return MemberLabels(Labels.missing(frames, stress), np.zeros((self.n_members, 0)), each)
         species = self.settings.species_index(frames.numbers)
         neighbors = self._cache.update(frames)
         with torch.no_grad():
-            passes = _Cpu(self, frames, neighbors) if self.device == "cpu" else _Torch(self, frames, neighbors)
+            passes = passes_of(self, frames, neighbors)
             atomic, grad_mean, grad_each = self._through_nets(passes.features(), species, each=forces)
         energy = np.add.reduceat(atomic, frames.offsets[:-1], axis=1)
         grad, virial = passes.pull_back(grad_mean[None])
-        volume = np.where(frames.pbc.all(axis=1), frames.volumes, np.nan) if stress else np.zeros(0)
-        mean = Labels(energy.mean(axis=0), -grad[0], virial[0] / volume[:, None, None] if stress else None)
         each = None if grad_each is None else -passes.pull_back(grad_each)[0]
-        return MemberLabels(mean, energy, each)
+        volume = np.where(frames.pbc.all(axis=1), frames.volumes, np.nan) if stress else np.zeros(0)
+        found = MemberLabels(
+            Labels(energy.mean(axis=0), -grad[0], virial[0] / volume[:, None, None] if stress else None), energy, each
+        )
+        _spoil(found, ~neighbors.valid, frames)
+        return found
 
-    def _through_nets(self, x: Tensor, species: Ints | Any, *, each: bool) -> tuple[Floats, Tensor, Tensor | None]:
+    def _through_nets(
+        self, x: Tensor, species: Ints | NDArray[np.int32], *, each: bool
+    ) -> tuple[Floats, Tensor, Tensor | None]:
         """Atomic energies with shifts (m, n), gradient of their mean (n, features), and of each if asked."""
         if len(self._nets) == 1:
             return self._nets[0](x, each=each)
@@ -186,6 +196,19 @@ class AniModel:
                 if all_of_them is not None and part is not None:
                     all_of_them[:, pick] = part
         return atomic, mean, all_of_them
+
+
+def _spoil(found: MemberLabels, bad: Bools, frames: Frames) -> None:
+    """Write NaN where a frame is NaN or too dense to have neighbours: the caller's verdict, not our error."""
+    if bad.any():
+        atoms = bad[frames.frame_of_atom]
+        found.mean.energy[bad] = np.nan
+        found.mean.forces[atoms] = np.nan
+        found.energy[:, bad] = np.nan
+        if found.mean.stress is not None:
+            found.mean.stress[bad] = np.nan
+        if found.forces is not None:
+            found.forces[:, atoms] = np.nan
 
 
 class _Nets:
@@ -227,6 +250,11 @@ def _celu(z: Tensor) -> tuple[Tensor, Tensor]:
     return torch.clamp(z, min=0).add_(slope, alpha=ALPHA).sub_(ALPHA), slope
 
 
+def passes_of(model: AniModel, frames: Frames, neighbors: Neighbors) -> _Cpu | _Torch:
+    """The compiled kernels on a CPU, torch elsewhere."""
+    return (_Cpu if model.device == "cpu" else _Torch)(model, frames, neighbors)
+
+
 class _Cpu:
     """Descriptors and their gradients by compiled kernels."""
 
@@ -247,11 +275,11 @@ class _Torch:
         from alflow.numerics import aev_torch
 
         geometry = aev_torch.Geometry.of(model.settings, frames, neighbors, model.device)
-        positions, cell = aev_torch.tensors(frames, torch.float32, model.device)
-        strain = torch.zeros((len(frames), 3, 3), dtype=torch.float32, device=model.device)
+        positions, cell = aev_torch.tensors(frames, torch.float64, model.device)
+        strain = torch.zeros_like(cell)
         self._inputs = (positions.requires_grad_(), strain.requires_grad_())
         with torch.enable_grad():
-            self._x = aev_torch.features(model.settings, geometry, positions, cell, strain)
+            self._x = aev_torch.features(model.settings, geometry, positions, cell, strain, torch.float32)
 
     def features(self) -> Tensor:
         return self._x.detach()
