@@ -14,6 +14,9 @@ from alflow.core.units import U_A3_g_cm3
 from alflow.errors import InputError, UnphysicalError
 from alflow.interfaces import part
 
+JAMMING_FRACTION: Final = 0.3841
+"""Packing fraction at which random sequential addition of equal spheres jams (Zhang and Torquato, PRE 88, 053312)."""
+
 _MAX_DRAWS: Final = 10_000
 _MAX_ATTEMPTS: Final = 5
 _MAX_TRIALS: Final = 4_000_000
@@ -72,8 +75,6 @@ class Part:
     def _check_density(self, reach: float) -> None:
         lightest, _ = self._mass_range()
         sphere = math.pi / 6 * reach**3
-        from alflow.numerics.packing import JAMMING_FRACTION
-
         possible = JAMMING_FRACTION / sphere * lightest * U_A3_g_cm3
         if self.density_g_cm3[1] > possible:
             fraction = self.density_g_cm3[1] / U_A3_g_cm3 / lightest * sphere

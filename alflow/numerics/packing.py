@@ -9,9 +9,6 @@ import numpy as np
 
 from alflow.core.frames import Floats, Ints
 
-JAMMING_FRACTION: Final = 0.3841
-"""Packing fraction at which random sequential addition of equal spheres jams (Zhang and Torquato, PRE 88, 053312)."""
-
 _BLOCK: Final = 4096
 
 

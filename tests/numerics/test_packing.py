@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from alflow.numerics.packing import JAMMING_FRACTION, add_spheres
+from alflow.builders.random_cell import JAMMING_FRACTION
+from alflow.numerics.packing import add_spheres
 
 
 def by_hand(edges, species, reach, points):
