@@ -50,12 +50,14 @@ def _count(n: int, what: str) -> str:
 
 
 def workers_per_node(lane: Lane) -> int:
-    """Tasks a node runs at a time: as told, else one for each share of GPUs, else one for each share of cores."""
+    """Tasks a node runs at a time: as told, or what its cores and GPUs allow."""
     if lane.workers_per_node:
         return lane.workers_per_node
+    by_cores = lane.cores_per_node // (lane.cores_per_task * lane.ranks_per_task)
     if lane.gpus_per_task:
-        return max(1, lane.gpus_per_node // lane.gpus_per_task)
-    return max(1, lane.cores_per_node // (lane.cores_per_task * lane.ranks_per_task))
+        by_gpus = lane.gpus_per_node // lane.gpus_per_task
+        return max(1, by_gpus if lane.cores_per_node == 1 else min(by_gpus, by_cores))  # 1 is: not said
+    return max(1, by_cores)
 
 
 def plan(site: Site) -> tuple[Block, ...]:
