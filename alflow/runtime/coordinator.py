@@ -115,7 +115,6 @@ class Coordinator:
         if failure is None:
             self._record([Finished(task.id, result)])
         else:
-            logger.warning("%s failed (%s): %s; log: %s", task.id, failure, detail, log or "none")
             self._record(respond(self.state, task, failure, detail, log))
 
 
