@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alflow.core.frames import Floats
 from alflow.core.rng import task_rng
 from alflow.errors import DataError, UnphysicalError
 from alflow.interfaces import FitReport, Halt
@@ -22,7 +23,7 @@ from alflow.potentials._ani_model import Members
 from alflow.potentials._ani_net import Shape
 from alflow.potentials._ani_passes import Problem, Sums
 from alflow.potentials._ani_state import Member, Progress, read_checkpoint
-from alflow.potentials._ani_trainer import MAX_RESTARTS, Schedule, Trainer
+from alflow.potentials._ani_trainer import Schedule, Trainer, one_thread_an_operation
 from alflow.store.files import digest, write_text
 
 if TYPE_CHECKING:
@@ -56,9 +57,10 @@ def fit(
     if progress is None:
         progress = Progress([_first(part, k, seed, problem, earlier) for k in members])
     schedule = Schedule(part.batch, part.patience, part.min_lr, part.max_epochs, part.max_seconds, part.checkpoint_s)
-    trainer = Trainer(problem, _splits(part, data, members), schedule, seed, checkpoint, key)
-    trainer.run(progress, halt)
-    report = _finish(trainer, progress, out)
+    with one_thread_an_operation() as threads:
+        trainer = Trainer(problem, _splits(part, data, members), schedule, seed, checkpoint, key, threads)
+        trainer.run(progress, halt)
+        report = _finish(trainer, progress, out)
     checkpoint.unlink(missing_ok=True)
     return report
 
@@ -161,19 +163,21 @@ def _finish(trainer: Trainer, progress: Progress, out: Path) -> FitReport:
     Raises:
         UnphysicalError: none made it.
     """
-    metrics: dict[str, list[float]] = {}
     good = [m for m in progress.members if not m.failed and np.isfinite(m.best_loss)]
+    figures: dict[str, Floats] = {}
     for side in ("train", "valid", "test"):
         sums = trainer.errors([(m.index, m.best) for m in good], side)
-        for name, values in _errors(sums, trainer.problem.targets.scale).items():
-            metrics[f"{side}_{name}"] = [float(v) for v in values]
-    # a test side may be empty in a small dataset: a figure that some member lacks is left out
-    metrics = {k: v for k, v in metrics.items() if np.isfinite(v).all()}
-    if not good or "train_energy_rmse_meV_atom" not in metrics:
+        figures |= {f"{side}_{k}": v for k, v in _errors(sums, trainer.problem.targets.scale).items()}
+    sane = np.all([np.isfinite(v) for k, v in figures.items() if not k.startswith("test")], axis=0)
+    if not sane.any():
         raise UnphysicalError(
-            f"all members {[m.index for m in progress.members]} diverged, {MAX_RESTARTS} restarts each; "
+            f"all members {[m.index for m in progress.members]} diverged at every learning rate tried; "
             "look for absurd labels, or lower lr"
         )
+    good = [m for m, ok in zip(good, sane, strict=True) if ok]
+    metrics = {k: [float(x) for x in v[sane]] for k, v in figures.items()}
+    # the test side of a small dataset may be empty: a figure that some member lacks is left out
+    metrics = {k: v for k, v in metrics.items() if np.isfinite(v).all()}
     metrics["restarts"] = [float(m.restarts) for m in good]
     metrics["lr_end"] = [m.lr for m in good]
     metrics["seconds_per_epoch"] = [progress.seconds / max(progress.epoch, 1)] * len(good)
@@ -190,7 +194,7 @@ def _finish(trainer: Trainer, progress: Progress, out: Path) -> FitReport:
     return FitReport(tuple(files), tuple(m.index for m in good), metrics, tuple(m.epochs for m in good))
 
 
-def _errors(sums: Sums, scale: float) -> dict[str, Any]:
+def _errors(sums: Sums, scale: float) -> dict[str, Floats]:
     with np.errstate(invalid="ignore"):
         return {
             "energy_rmse_meV_atom": np.sqrt(sums.energy / sums.frames) * scale * 1000,

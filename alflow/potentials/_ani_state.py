@@ -78,14 +78,14 @@ class Member:
         root = self.square.sqrt().div_(math.sqrt(1 - BETA2**self.steps)).add_(EPSILON)
         self.weights.addcdiv_(self.mean, root, value=-self.lr / (1 - BETA1**self.steps))
 
-    def restart(self, max_restarts: int) -> None:
-        """Begin again from the first weights with a tenth of the rate; give up after `max_restarts`."""
+    def restart(self, max_restarts: int, min_lr: float) -> None:
+        """Begin again from the first weights with a tenth of the rate; give up when that is too often or too slow."""
         self.restarts += 1
-        if self.restarts > max_restarts:
+        self.first_lr /= 10
+        if self.restarts > max_restarts or self.first_lr < min_lr:
             self.running, self.failed = False, True
             return
         self.weights.copy_(self.first)
-        self.first_lr /= 10
         self.lr = self.first_lr
         self._forget()
 

@@ -8,8 +8,10 @@ trains beside it.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +26,7 @@ from alflow.potentials._ani_data import chunks
 from alflow.potentials._ani_passes import Net, Problem, Sums
 from alflow.potentials._ani_state import Progress, write_checkpoint
 
-CHUNK_ATOMS: Final = {"cpu": 512, "cuda": 32768}
+CHUNK_ATOMS: Final = {"cpu": 384, "cuda": 32768}
 """Atoms that go through the nets at once: their activations fit into a core's cache, or fill a GPU."""
 MAX_RESTARTS: Final = 3
 
@@ -51,13 +53,21 @@ class Trainer:
         seed: of the order of frames.
         checkpoint: where to keep the progress.
         key: what the checkpoint belongs to.
+        threads: of `one_thread_an_operation`.
     """
 
     def __init__(
-        self, problem: Problem, splits: Mapping[int, Split], schedule: Schedule, seed: int, checkpoint: Path, key: str
+        self,
+        problem: Problem,
+        splits: Mapping[int, Split],
+        schedule: Schedule,
+        seed: int,
+        checkpoint: Path,
+        key: str,
+        threads: ThreadPoolExecutor,
     ) -> None:
         self.problem, self.splits, self.schedule, self.seed = problem, splits, schedule, seed
-        self.checkpoint, self.key = checkpoint, key
+        self.checkpoint, self.key, self.threads = checkpoint, key, threads
 
     def run(self, progress: Progress, halt: Halt) -> None:
         """Train until every member has stopped.
@@ -102,7 +112,7 @@ class Trainer:
                 train_loss[0] += float(sums.loss[k])
                 train_loss[1] += float(sums.frames[k])
             else:
-                member.restart(MAX_RESTARTS)
+                member.restart(MAX_RESTARTS, self.schedule.min_lr)
 
     def _judge(self, progress: Progress) -> None:
         """End of an epoch: validation, schedules, budgets."""
@@ -115,7 +125,7 @@ class Trainer:
             if np.isfinite(loss):
                 member.judge(total / max(frames, 1), loss, s.patience, s.min_lr, s.max_epochs)
             else:
-                member.restart(MAX_RESTARTS)
+                member.restart(MAX_RESTARTS, s.min_lr)
             if s.max_seconds is not None and progress.seconds > s.max_seconds:
                 member.running = False
 
@@ -126,8 +136,40 @@ class Trainer:
         return self._sums(seen, np.flatnonzero(used))
 
     def _sums(self, nets: Sequence[Net], pick: Ints) -> Sums:
-        sums = Sums.zero(len(nets))
-        if nets:
-            for chunk in chunks(self.problem.sizes, pick, CHUNK_ATOMS[self.problem.device.type]):
-                sums.add(self.problem.visit(nets, chunk))
-        return sums
+        """Visit `pick` in chunks; adds to the gradients of `nets`.
+
+        Each chunk has one thread and gradients of its own, added up in order: no bit depends on how many threads
+        there are.
+        """
+        total = Sums.zero(len(nets))
+        if not nets:
+            return total
+        parts = list(chunks(self.problem.sizes, pick, CHUNK_ATOMS[self.problem.device.type]))
+
+        def visit(part: Ints) -> tuple[Sums, list[Net]]:
+            mine = [
+                replace(net, gradient=None if net.gradient is None else torch.zeros_like(net.gradient)) for net in nets
+            ]
+            return self.problem.visit(mine, part), mine
+
+        for sums, mine in self.threads.map(visit, parts):
+            total.add(sums)
+            for net, part in zip(nets, mine, strict=True):
+                if net.gradient is not None and part.gradient is not None:
+                    net.gradient += part.gradient
+        return total
+
+
+@contextmanager
+def one_thread_an_operation() -> Iterator[ThreadPoolExecutor]:
+    """As many threads as torch had, each running its operations alone; torch gets its threads back at the end.
+
+    Operations on a few hundred atoms are too small to share, and to wait for each other on a busy machine.
+    """
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(n) as threads:
+            yield threads
+    finally:
+        torch.set_num_threads(n)
