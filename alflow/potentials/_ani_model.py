@@ -22,9 +22,10 @@ from alflow.core.frames import Bools, Floats, Frames, Ints
 from alflow.core.labels import Labels
 from alflow.errors import DataError
 from alflow.interfaces import MemberLabels
-from alflow.numerics import aev
+from alflow.numerics import aev, net_kernels
 from alflow.numerics.aev import AevSettings
 from alflow.numerics.neighbors import NeighborCache, Neighbors
+from alflow.numerics.threads import spread
 from alflow.potentials._ani_net import ALPHA, Shape
 from alflow.store.files import written_whole
 
@@ -112,7 +113,7 @@ class AniModel:
     def __init__(self, members: Members, device: str = "cpu", skin_A: float = 0.8) -> None:
         self.members, self.settings, self.device = members, members.settings, device
         self._cache = NeighborCache(self.settings.radial_cutoff_A, skin_A)
-        self._nets = [_Nets(members, s, device) for s in range(len(self.settings.species))]
+        self._nets = [_nets_of(members, s, device) for s in range(len(self.settings.species))]
 
     @staticmethod
     def load(files: Sequence[Path], device: str | None = None) -> AniModel:
@@ -211,8 +212,32 @@ def _spoil(found: MemberLabels, bad: Bools, frames: Frames) -> None:
             found.forces[:, atoms] = np.nan
 
 
-class _Nets:
-    """The nets of one species, all members side by side."""
+class _CpuNets:
+    """The nets of one species, all members, by compiled kernels."""
+
+    def __init__(self, members: Members, species: int, _device: str) -> None:
+        layers = [members.shape.views(w[species]) for w in members.weights]
+        stacks = [
+            (torch.stack([net[k][0] for net in layers]), torch.stack([net[k][1] for net in layers]))
+            for k in range(len(layers[0]))
+        ]
+        self.m = len(layers)
+        self._inward = tuple(w.transpose(1, 2).contiguous().numpy() for w, _ in stacks[:-1])
+        self._outward = tuple(w.contiguous().numpy() for w, _ in stacks[:-1])
+        self._bias = tuple(b.contiguous().numpy() for _, b in stacks[:-1])
+        self._last = stacks[-1][0][:, 0].contiguous().numpy()
+        self._constant = (stacks[-1][1].double() + members.shift_eV[:, species, None]).numpy()
+
+    def __call__(self, x: Tensor, *, each: bool) -> tuple[Floats, Tensor, Tensor | None]:
+        energy = np.empty((self.m, len(x)), np.float32)
+        mean, grads = torch.zeros_like(x), torch.zeros((self.m if each else 0, *x.shape))
+        nets = (self._inward, self._outward, self._bias, self._last, np.float32(ALPHA))
+        spread(net_kernels.passes, len(x), x.numpy(), *nets, energy, mean.numpy(), grads.numpy(), least=8)
+        return energy + self._constant, mean, grads if each else None
+
+
+class _TorchNets:
+    """The nets of one species, all members side by side, in torch."""
 
     def __init__(self, members: Members, species: int, device: str) -> None:
         layers = [members.shape.views(w[species].to(device)) for w in members.weights]
@@ -248,6 +273,11 @@ def _celu(z: Tensor) -> tuple[Tensor, Tensor]:
     """CELU and its slope; NaN stays NaN."""
     slope = torch.clamp(z, max=0).div_(ALPHA).exp_()
     return torch.clamp(z, min=0).add_(slope, alpha=ALPHA).sub_(ALPHA), slope
+
+
+def _nets_of(members: Members, species: int, device: str) -> _CpuNets | _TorchNets:
+    """The compiled kernels on a CPU, torch elsewhere."""
+    return (_CpuNets if device == "cpu" else _TorchNets)(members, species, device)
 
 
 def passes_of(model: AniModel, frames: Frames, neighbors: Neighbors) -> _Cpu | _Torch:
