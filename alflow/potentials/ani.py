@@ -35,9 +35,10 @@ class Part:
         n_radial: radial shifts.
         n_angular: radial shifts of the angular descriptors.
         n_angles: angles of the angular descriptors.
-        eta_radial_per_A2: width of the radial Gaussians.
-        eta_angular_per_A2: width of the radial Gaussians of the angular descriptors.
-        zeta: sharpness in the angle.
+        eta_radial_per_A2: width of the radial Gaussians. None, here and below, keeps ANI-Al's ratio of width to
+            spacing, so that neighbouring functions overlap whatever their number: narrower ones fit much worse.
+        eta_angular_per_A2: width of the radial Gaussians of the angular descriptors, or None.
+        zeta: sharpness in the angle, or None.
         r_start_A: first radial shift of both.
         hidden: widths of the hidden layers.
         members: nets in the ensemble.
@@ -66,9 +67,9 @@ class Part:
     n_radial: int = 32
     n_angular: int = 8
     n_angles: int = 8
-    eta_radial_per_A2: float = 43.9
-    eta_angular_per_A2: float = 6.5
-    zeta: float = 69.4
+    eta_radial_per_A2: float | None = None
+    eta_angular_per_A2: float | None = None
+    zeta: float | None = None
     r_start_A: float = 1.25
     hidden: tuple[int, ...] = (96, 96, 64)
     members: int = 8
@@ -98,8 +99,9 @@ class Part:
 
     def check(self, elements: frozenset[str]) -> None:
         for name in _POSITIVE:
-            if not getattr(self, name) > 0:
-                raise InputError(name, f"expected a positive number, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(name, f"expected a positive number, got {value}")
         for name in ("energy_weight", "force_weight_A", "stress_weight"):
             if not getattr(self, name) >= 0:
                 raise InputError(name, f"expected zero or more, got {getattr(self, name)}")
@@ -134,6 +136,9 @@ class Part:
         species = tuple(sorted(atomic_numbers[s] for s in self.elements)) or tuple(found)
         if not set(found) <= set(species):
             raise DataError(f"the data hold the atomic numbers {found}, but `elements` is {list(self.elements)}")
+        # ANI-Al: 32 radial steps from 1.25 to 7, 8 to 5 angstrom, 8 angles
+        finer_r = (7.0 - 1.25) / 32 / ((self.radial_cutoff_A - self.r_start_A) / self.n_radial)
+        finer_a = (5.0 - 1.25) / 8 / ((self.angular_cutoff_A - self.r_start_A) / self.n_angular)
         return AevSettings.spaced(
             species,
             self.radial_cutoff_A,
@@ -141,9 +146,9 @@ class Part:
             self.n_radial,
             self.n_angular,
             self.n_angles,
-            self.eta_radial_per_A2,
-            self.eta_angular_per_A2,
-            self.zeta,
+            self.eta_radial_per_A2 or 43.9 * finer_r**2,
+            self.eta_angular_per_A2 or 6.5 * finer_a**2,
+            self.zeta or 69.4 * (self.n_angles / 8) ** 2,
             self.r_start_A,
         )
 

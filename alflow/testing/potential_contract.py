@@ -26,7 +26,7 @@ from alflow.store.dataset import Dataset
 from alflow.testing.morse import morse_dataset
 
 SEED = 11
-STEP = 1e-2
+STEP = 2e-3
 
 
 class PotentialContract:
@@ -39,7 +39,7 @@ class PotentialContract:
     """
 
     part: ClassVar[Potential]
-    tolerance: ClassVar[float] = 5e-3
+    tolerance: ClassVar[float] = 2e-3
     same: ClassVar[float] = 1e-4
 
     @pytest.fixture(scope="class")

@@ -30,9 +30,6 @@ PART = Part(
     n_radial=8,
     n_angular=3,
     n_angles=4,
-    eta_radial_per_A2=6.0,
-    eta_angular_per_A2=1.5,
-    zeta=17.0,
     hidden=(16, 12),
     members=2,
     batch=4,
@@ -390,9 +387,17 @@ def test_defaults_are_ani_al():
     settings = part.descriptors([13])
     assert settings.n_features == 96
     assert settings.shifts_r_A[-1] == pytest.approx(6.8203125)
+    assert (settings.eta_r, settings.eta_a, settings.zeta) == (43.9, 6.5, 69.4)
     assert Shape((96, *part.hidden, 1)).count == 24897
     assert part.members_per_task == part.members == 8
     assert replace(part, members_per_task=3).members_per_task == 3
+
+
+def test_widths_follow_the_spacing_unless_given():
+    coarse = replace(Part(), n_radial=16, n_angular=4, n_angles=4).descriptors([13])
+    assert (coarse.eta_r, coarse.eta_a, coarse.zeta) == pytest.approx((43.9 / 4, 6.5 / 4, 69.4 / 4))
+    given = replace(Part(), n_radial=16, eta_radial_per_A2=20.0, eta_angular_per_A2=5.0, zeta=32.0).descriptors([13])
+    assert (given.eta_r, given.eta_a, given.zeta) == (20.0, 5.0, 32.0)
 
 
 def test_elements_fix_the_descriptors_whatever_the_data():
