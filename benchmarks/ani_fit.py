@@ -41,8 +41,8 @@ from alflow.potentials._ani_data import Descriptors, Targets, Weights
 from alflow.potentials._ani_fit import folded
 from alflow.potentials._ani_net import Shape
 from alflow.potentials._ani_passes import Net, Problem
-from alflow.potentials._ani_state import Member, Progress
-from alflow.potentials._ani_trainer import Schedule, Trainer, one_thread_an_operation
+from alflow.potentials._ani_state import Member, Progress, Schedule
+from alflow.potentials._ani_trainer import Trainer, one_thread_an_operation
 from alflow.potentials.ani import Part
 from alflow.store.dataset import Dataset
 from alflow.testing.morse import THEORY, morse_labels
@@ -90,7 +90,7 @@ class Ours:
         with tempfile.TemporaryDirectory() as folder, one_thread_an_operation() as threads:
             for m in self.members:
                 m.running, m.epochs = True, 0
-            schedule = Schedule(self.batch, 100, 1e-9, 1, None, 1e9)
+            schedule = Schedule("plateau", self.batch, 100, 1e-9, 1, None, 1e9)
             trainer = Trainer(self.problem, self.splits, schedule, SEED, Path(folder) / "none", "", threads)
             begin = time.perf_counter()
             trainer.run(Progress(self.members), lambda: False)

@@ -22,8 +22,8 @@ from alflow.potentials._ani_data import Descriptors, Targets, Weights
 from alflow.potentials._ani_model import Members
 from alflow.potentials._ani_net import Shape
 from alflow.potentials._ani_passes import Problem, Sums
-from alflow.potentials._ani_state import Member, Progress, read_checkpoint
-from alflow.potentials._ani_trainer import Schedule, Trainer, one_thread_an_operation
+from alflow.potentials._ani_state import Member, Progress, Schedule, read_checkpoint
+from alflow.potentials._ani_trainer import Trainer, one_thread_an_operation
 from alflow.store.files import digest, write_text
 
 if TYPE_CHECKING:
@@ -56,7 +56,9 @@ def fit(
     progress = read_checkpoint(checkpoint, key, device)
     if progress is None:
         progress = Progress([_first(part, k, seed, problem, earlier) for k in members])
-    schedule = Schedule(part.batch, part.patience, part.min_lr, part.max_epochs, part.max_seconds, part.checkpoint_s)
+    schedule = Schedule(
+        **{f.name: getattr(part, f.name) for f in fields(Schedule) if f.name != "kind"}, kind=part.schedule
+    )
     with one_thread_an_operation() as threads:
         trainer = Trainer(problem, _splits(part, data, members), schedule, seed, checkpoint, key, threads)
         trainer.run(progress, halt)

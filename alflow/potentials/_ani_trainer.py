@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -24,23 +24,11 @@ from alflow.interfaces import Halt
 from alflow.numerics.splits import Split, shuffled
 from alflow.potentials._ani_data import chunks
 from alflow.potentials._ani_passes import Net, Problem, Sums
-from alflow.potentials._ani_state import Progress, write_checkpoint
+from alflow.potentials._ani_state import Progress, Schedule, write_checkpoint
 
 CHUNK_ATOMS: Final = {"cpu": 384, "cuda": 32768}
 """Atoms that go through the nets at once: their activations fit into a core's cache, or fill a GPU."""
 MAX_RESTARTS: Final = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """How long and how fast; see `Part`."""
-
-    batch: int
-    patience: int
-    min_lr: float
-    max_epochs: int
-    max_seconds: float | None
-    checkpoint_s: float
 
 
 class Trainer:
@@ -123,7 +111,7 @@ class Trainer:
             loss = float(valid.loss[k] / valid.frames[k])
             total, frames = progress.train[progress.members.index(member)]
             if np.isfinite(loss):
-                member.judge(total / max(frames, 1), loss, s.patience, s.min_lr, s.max_epochs)
+                member.judge(total / max(frames, 1), loss, s)
             else:
                 member.restart(MAX_RESTARTS, s.min_lr)
             if s.max_seconds is not None and progress.seconds > s.max_seconds:

@@ -25,8 +25,9 @@ class Part:
     random start and its own split of the data (13/16 to train, 2/16 to stop by, 1/16 to test), chosen by a hash of
     the frame, so a frame never changes sides while the dataset grows. The loss of a frame of N atoms is
     ``[energy_weight^2 dE^2 + force_weight_A^2 sum |dF|^2 + stress_weight^2 V^2 |dstress|^2] / N`` (equation 1, and
-    stress). Adam; the learning rate is halved after `patience` epochs without a better validation loss; a fit ends
-    below `min_lr`, at `max_epochs`, or after `max_seconds`. The weights kept are those with the best validation.
+    stress). Adam; the learning rate is halved after `patience` epochs without a better validation loss, and a fit ends
+    below `min_lr`, at `max_epochs`, or after `max_seconds`; or it falls along a cosine to `min_lr` at `max_epochs`,
+    which gets more out of a small budget. The weights kept are those with the best validation.
 
     Attributes:
         elements: chemical symbols it shall know; empty means those of the dataset.
@@ -46,10 +47,11 @@ class Part:
         energy_weight: weight of the energy error per square root of N.
         force_weight_A: the length l0 that makes a force an energy.
         stress_weight: weight of volume times stress error per square root of N; 0 fits no stress.
+        schedule: how the learning rate falls: ``plateau`` (ANI-Al) or ``cosine``.
         lr: first learning rate.
         warm_lr: first learning rate of a warm start.
         min_lr: a member stops when its rate falls below.
-        patience: epochs without a better validation loss before the rate is halved.
+        patience: epochs without a better validation loss before the rate is halved (``plateau`` only).
         batch: frames a step.
         max_epochs: a member stops here at the latest.
         max_seconds: wall time of one fit, after which the best weights so far are taken; results then depend on the
@@ -75,8 +77,9 @@ class Part:
     members: int = 8
     members_per_task: int = 0
     energy_weight: float = 1.0
-    force_weight_A: float = 0.5
+    force_weight_A: float = 1.0
     stress_weight: float = 0.0
+    schedule: Literal["plateau", "cosine"] = "plateau"
     lr: float = 1e-3
     warm_lr: float = 5e-4
     min_lr: float = 1e-5

@@ -19,7 +19,7 @@ from alflow.potentials._ani_fit import folded, unfolded
 from alflow.potentials._ani_model import AniModel, Members
 from alflow.potentials._ani_net import ALPHA, Shape
 from alflow.potentials._ani_passes import Net, Problem
-from alflow.potentials._ani_state import Member, Progress, read_checkpoint, write_checkpoint
+from alflow.potentials._ani_state import BETA1, BETA2, Member, Progress, Schedule, read_checkpoint, write_checkpoint
 from alflow.potentials.ani import Part
 from alflow.store.dataset import Dataset
 from alflow.testing.morse import morse_dataset
@@ -201,16 +201,26 @@ def test_the_rate_is_halved_on_a_plateau_and_the_best_weights_are_kept():
     member = Member(0, torch.zeros(2), 0.1)
     for loss in (5.0, 4.0, 4.5, 4.6, 4.7, 3.0, 3.5, 3.5, 3.5, 3.5, 3.5, 3.5):
         member.weights.fill_(loss)
-        member.judge(0.0, loss, patience=2, min_lr=0.03, max_epochs=99)
+        member.judge(0.0, loss, Schedule("plateau", 4, 2, 0.03, 99, None, 1.0))
     assert member.best.tolist() == [3.0, 3.0]
-    assert [row[0] for row in member.history] == [0.1] * 5 + [0.05] * 4 + [0.025] * 3 or member.lr < 0.03
+    assert [row[0] for row in member.history] == [0.1] * 5 + [0.05] * 4 + [0.025] * 3
     assert not member.running
+
+
+def test_a_cosine_ends_at_the_least_rate():
+    member, schedule = Member(0, torch.zeros(2), 0.1), Schedule("cosine", 4, 2, 0.02, 10, None, 1.0)
+    while member.running:
+        member.judge(0.0, 1.0, schedule)
+    rates = [row[0] for row in member.history]
+    assert len(rates) == 10
+    assert rates[5] == pytest.approx(0.06)
+    assert member.lr == pytest.approx(0.02)
 
 
 def test_adam_is_torchs():
     start = torch.randn(7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     member, peer = Member(0, start.clone(), 1e-2), start.clone().requires_grad_()
-    optimiser = torch.optim.Adam([peer], lr=1e-2)
+    optimiser = torch.optim.Adam([peer], lr=1e-2, betas=(BETA1, BETA2))
     for _ in range(20):
         for weights in (member.weights, peer):
             gradient = (weights.detach() - 1) ** 3

@@ -28,7 +28,12 @@ class TestAni(PotentialContract):
 
 class TestTwoElementsWithStressAndWithoutRoomForJacobians(PotentialContract):
     part: ClassVar[Part] = Part(
-        **{**SMALL, "max_epochs": 10, "lr": 2e-2}, members=2, elements=("Cu", "Al"), stress_weight=0.3, cache_GB=1e-5
+        **{**SMALL, "max_epochs": 10, "lr": 2e-2},
+        schedule="cosine",
+        members=2,
+        elements=("Cu", "Al"),
+        stress_weight=0.3,
+        cache_GB=1e-5,
     )
 
     @pytest.fixture(scope="class")
