@@ -157,7 +157,7 @@ def work_arrays(most, c):
         np.empty(most, np.int64), np.empty(most, np.int64),
         np.empty((3, most)), np.empty(most), np.empty(most), np.empty(most),
         np.empty(most, np.int64), np.empty(c.n_species + 1, np.int64),
-        np.empty(CHUNK, real), np.empty(CHUNK), np.empty(CHUNK, real), np.empty((2, CHUNK), np.int64),
+        np.empty(CHUNK, real), np.empty(CHUNK), np.empty(CHUNK, real), np.empty((2, CHUNK), np.int32),
         np.empty((2, CHUNK), real), np.empty(CHUNK, real),
         np.empty((n_z, CHUNK), real), np.empty((n_z, CHUNK), real),
         np.empty((n_a, CHUNK), real), np.empty((n_a, CHUNK), real),
@@ -231,18 +231,16 @@ def next_chunk(j, k, end_j, first_k, end_k, w):
         how many triples, how many with those of no weight, and the (j, k) to go on with.
     """
     t = 0
+    x, y, z, first, second = w.unit[0], w.unit[1], w.unit[2], w.who[0], w.who[1]
     while j < end_j and t < CHUNK:
         fit = min(end_k - k, CHUNK - t)
-        ux, uy, uz = w.unit[0, j], w.unit[1, j], w.unit[2, j]
-        for q in range(fit):
-            w.cosine[t + q] = SCALE * (ux * w.unit[0, k + q] + uy * w.unit[1, k + q] + uz * w.unit[2, k + q])
-        for q in range(fit):
-            w.distance[t + q] = 0.5 * (w.r_near[j] + w.r_near[k + q])
-        for q in range(fit):
-            w.weight[t + q] = 2.0 * w.fc_near[j] * w.fc_near[k + q]
-        for q in range(fit):
-            w.who[0, t + q] = j
-            w.who[1, t + q] = k + q
+        a, b, c, r, fc = SCALE * x[j], SCALE * y[j], SCALE * z[j], w.r_near[j], 2.0 * w.fc_near[j]
+        for q in range(fit):  # so short that one plain loop beats several of vectors
+            w.cosine[t + q] = a * x[k + q] + b * y[k + q] + c * z[k + q]
+            w.distance[t + q] = 0.5 * (r + w.r_near[k + q])
+            w.weight[t + q] = fc * w.fc_near[k + q]
+            first[t + q] = j
+            second[t + q] = k + q
         t += fit
         k += fit
         if k >= end_k:
@@ -517,11 +515,14 @@ def pair_gradients(first, last, batch, c, g, out, virial) -> None:
     most = _longest(first, last, start)
     w = work_arrays(most, c)
     sums, slopes = np.empty((5, CHUNK), g.dtype), np.empty(len(c.shifts_r), g.dtype)
-    force = np.empty((len(g), 5, most))
+    force, mine = np.empty((len(g), 5, most)), np.empty((len(g), g.shape[2]), g.dtype)  # `mine` is contiguous
     for i in range(first, last):
         n = surroundings(i, x, cell[owner[i]], start, j, shift, species, c, w)
-        _radial_gradient(n, c, w, g[:, i], slopes, out)
-        _angular_gradient(c, w, g[:, i], sums, force)
+        for m in range(len(g)):
+            for q in range(g.shape[2]):
+                mine[m, q] = g[m, i, q]
+        _radial_gradient(n, c, w, mine, slopes, out)
+        _angular_gradient(c, w, mine, sums, force)
         _finish_gradient(n, c, w, force, out, virial[:, i])
 
 
@@ -623,9 +624,13 @@ def changes(first, last, batch, c, u, strain, out) -> None:
     w = work_arrays(most, c)
     sums, slopes = np.empty((4, CHUNK), out.dtype), np.empty(len(c.shifts_r), out.dtype)
     radial, near = np.empty((len(u), most)), np.empty((len(u), 5, most))
+    mine = np.zeros((len(u), out.shape[2]), out.dtype)  # contiguous
     for i in range(first, last):
         n = surroundings(i, x, cell[owner[i]], start, j, shift, species, c, w)
         for m in range(len(u)):
             _speeds(n, i, j, u[m], strain[m, owner[i]], c, w, radial[m], near[m])
-        _radial_change(n, c, w, radial, slopes, out[:, i])
-        _angular_changes(c, w, near, sums, out[:, i])
+        _radial_change(n, c, w, radial, slopes, mine)
+        _angular_changes(c, w, near, sums, mine)
+        for m in range(len(u)):
+            for q in range(out.shape[2]):
+                out[m, i, q], mine[m, q] = mine[m, q], 0
