@@ -57,7 +57,7 @@ def fit(
     if progress is None:
         progress = Progress([_first(part, k, seed, problem, earlier) for k in members])
     schedule = Schedule(
-        **{f.name: getattr(part, f.name) for f in fields(Schedule) if f.name != "kind"}, kind=part.schedule
+        part.schedule, part.batch, part.patience, part.min_lr, part.max_epochs, part.max_seconds, part.checkpoint_s
     )
     with one_thread_an_operation() as threads:
         trainer = Trainer(problem, _splits(part, data, members), schedule, seed, checkpoint, key, threads)
