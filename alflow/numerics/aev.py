@@ -112,10 +112,15 @@ class AevSettings:
         return self.n_species * len(self.shifts_r_A)
 
     @property
+    def n_angular_terms(self) -> int:
+        """Length of one angular block."""
+        return len(self.shifts_a_A) * len(self.angles_rad)
+
+    @property
     def n_features(self) -> int:
         """Length of a descriptor."""
         pairs = self.n_species * (self.n_species + 1) // 2
-        return self.n_radial_features + pairs * len(self.shifts_a_A) * len(self.angles_rad)
+        return self.n_radial_features + pairs * self.n_angular_terms
 
     def species_index(self, numbers: Ints) -> NDArray[np.int32]:
         """Place of each atomic number in `species`, (n_atoms,).
@@ -135,8 +140,8 @@ class AevSettings:
 def features(settings: AevSettings, frames: Frames, neighbors: Neighbors, dtype: Any = np.float32) -> NDArray[Any]:
     """Descriptors of all atoms, (n_atoms, n_features)."""
     out = np.zeros((frames.n_atoms, settings.n_features), dtype)
-    batch, constants = _batch(settings, frames, neighbors), _constants(settings, dtype)
-    spread(kernels.features, frames.n_atoms, batch, constants, out)
+    fixed = (batch(settings, frames, neighbors), constants(settings, dtype))
+    spread(kernels.features, frames.n_atoms, *fixed, out)
     return out
 
 
@@ -159,8 +164,8 @@ def vjp(
     g = np.ascontiguousarray(g, dtype)
     of_pairs = np.zeros((neighbors.n_pairs, len(g), 3), dtype)
     of_atoms = np.zeros((len(g), frames.n_atoms, 3, 3))
-    batch, constants = _batch(settings, frames, neighbors), _constants(settings, dtype)
-    spread(kernels.pair_gradients, frames.n_atoms, batch, constants, g, of_pairs, of_atoms)
+    fixed = (batch(settings, frames, neighbors), constants(settings, dtype))
+    spread(kernels.pair_gradients, frames.n_atoms, *fixed, g, of_pairs, of_atoms)
     grad = np.zeros((len(g), frames.n_atoms, 3))
     spread(kernels.collect, frames.n_atoms, neighbors.start, neighbors.reverse, of_pairs, grad, least=64)
     return grad, np.add.reduceat(of_atoms, frames.offsets[:-1], axis=1)
@@ -190,12 +195,12 @@ def jvp(
     strain = np.zeros((len(u), len(frames), 3, 3)) if strain is None else np.ascontiguousarray(strain, np.float64)
     out = np.zeros((len(u), frames.n_atoms, settings.n_features), dtype)
     u = np.ascontiguousarray(u, np.float64)
-    batch, constants = _batch(settings, frames, neighbors), _constants(settings, dtype)
-    spread(kernels.changes, frames.n_atoms, batch, constants, u, strain, out)
+    fixed = (batch(settings, frames, neighbors), constants(settings, dtype))
+    spread(kernels.changes, frames.n_atoms, *fixed, u, strain, out)
     return out
 
 
-def _batch(settings: AevSettings, frames: Frames, neighbors: Neighbors) -> tuple[NDArray[Any], ...]:
+def batch(settings: AevSettings, frames: Frames, neighbors: Neighbors) -> tuple[NDArray[Any], ...]:
     """What the kernels want to know about the batch."""
     if len(neighbors.start) != frames.n_atoms + 1 or neighbors.cutoff_A < settings.radial_cutoff_A:
         raise DataError(
@@ -207,7 +212,7 @@ def _batch(settings: AevSettings, frames: Frames, neighbors: Neighbors) -> tuple
     return (position, cell, frames.frame_of_atom, neighbors.start, neighbors.j, neighbors.shift, species)
 
 
-def _constants(settings: AevSettings, dtype: Any) -> kernels.Constants:
+def constants(settings: AevSettings, dtype: Any) -> kernels.Constants:
     """The settings as the kernels want them."""
     real = np.dtype(dtype).type
     half = np.array(settings.angles_rad) / 2

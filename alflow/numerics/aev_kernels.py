@@ -351,7 +351,7 @@ def _radial(n, c, w, out) -> None:
 
 
 @nb.njit(**INNER)
-def _block(s, t, c):
+def block(s, t, c):
     """Where in a descriptor the terms of the unordered pair of species s <= t are."""
     size = len(c.shifts_a) * c.half_angles.shape[1]
     rank = s * c.n_species - s * (s - 1) // 2 + t - s
@@ -371,11 +371,11 @@ def _angular(c, w, out) -> None:
                 _, full, j, k = next_chunk(j, k, end_j, first_k, end_k, w)
                 by_angle(full, c, w)
                 by_mean(full, c, w)
-                add_products(full, w.mean, w.angle, out[_block(s, t, c)])
+                add_products(full, w.mean, w.angle, out[block(s, t, c)])
 
 
 @nb.njit(**INNER)
-def _longest(first, last, start):
+def longest(first, last, start):
     """Most neighbours of any atom of first:last."""
     most = 1
     for i in range(first, last):
@@ -387,7 +387,7 @@ def _longest(first, last, start):
 def features(first, last, batch, c, out) -> None:
     """Descriptors of the atoms first:last, (n_atoms, n_features); `out` holds zeros."""
     x, cell, owner, start, j, shift, species = batch
-    w = work_arrays(_longest(first, last, start), c)
+    w = work_arrays(longest(first, last, start), c)
     for i in range(first, last):
         n = surroundings(i, x, cell[owner[i]], start, j, shift, species, c, w)
         _radial(n, c, w, out[i])
@@ -398,7 +398,7 @@ def features(first, last, batch, c, out) -> None:
 
 
 @nb.njit(fastmath=FAST, **INNER)
-def _radial_slopes(k, c, w, out) -> None:
+def radial_slopes(k, c, w, out) -> None:
     """Derivatives by the distance of the radial terms of neighbour k, (n_shifts,)."""
     real = c.half_angles.dtype.type
     slope, twice = real(0.25 * w.fc_slope[k]), real(-0.5 * w.fc[k]) * c.eta_r
@@ -408,7 +408,7 @@ def _radial_slopes(k, c, w, out) -> None:
 
 
 @nb.njit(fastmath=FAST, **INNER)
-def _dot(a, b):
+def dot(a, b):
     """Sum of the products of two rows."""
     total = a.dtype.type(0)
     for q in range(len(a)):
@@ -473,7 +473,7 @@ def _angular_gradient(c, w, g, sums, force) -> None:
                 by_angle(full, c, w)
                 by_mean(full, c, w)
                 for m in range(len(g)):
-                    _weighted(full, g[m, _block(s, t, c)], w, sums)
+                    _weighted(full, g[m, block(s, t, c)], w, sums)
                     _scatter(count, w, sums, force[m])
 
 
@@ -482,9 +482,9 @@ def _radial_gradient(n, c, w, g, slopes, out) -> None:
     """Write the radial part of the gradient by each pair of one atom, (n_pairs, m, 3)."""
     n_r = len(c.shifts_r)
     for k in range(n):
-        _radial_slopes(k, c, w, slopes)
+        radial_slopes(k, c, w, slopes)
         for m in range(len(g)):
-            along = _dot(g[m, w.kind[k] * n_r : (w.kind[k] + 1) * n_r], slopes) / w.r[k]
+            along = dot(g[m, w.kind[k] * n_r : (w.kind[k] + 1) * n_r], slopes) / w.r[k]
             for q in range(3):
                 out[w.pair[k], m, q] = along * w.d[q, k]
 
@@ -512,7 +512,7 @@ def pair_gradients(first, last, batch, c, g, out, virial) -> None:
     `out` and `virial` hold zeros.
     """
     x, cell, owner, start, j, shift, species = batch
-    most = _longest(first, last, start)
+    most = longest(first, last, start)
     w = work_arrays(most, c)
     sums, slopes = np.empty((5, CHUNK), g.dtype), np.empty(len(c.shifts_r), g.dtype)
     force, mine = np.empty((len(g), 5, most)), np.empty((len(g), g.shape[2]), g.dtype)  # `mine` is contiguous
@@ -593,7 +593,7 @@ def _radial_change(n, c, w, radial, slopes, out) -> None:
     """Add the change of the radial block of one atom along each direction to `out`, (m, n_features)."""
     n_r = len(c.shifts_r)
     for k in range(n):
-        _radial_slopes(k, c, w, slopes)
+        radial_slopes(k, c, w, slopes)
         for m in range(len(out)):
             block, speed = out[m, w.kind[k] * n_r : (w.kind[k] + 1) * n_r], slopes.dtype.type(radial[m, k])
             for q in range(n_r):
@@ -613,14 +613,14 @@ def _angular_changes(c, w, near, sums, out) -> None:
                 by_angle(full, c, w)
                 by_mean(full, c, w)
                 for m in range(len(out)):
-                    _angular_change(count, full, w, near[m], sums, out[m, _block(s, t, c)])
+                    _angular_change(count, full, w, near[m], sums, out[m, block(s, t, c)])
 
 
 @nb.njit(**OUTER)
 def changes(first, last, batch, c, u, strain, out) -> None:
     """Directional derivatives of the descriptors of atoms first:last, (m, n_atoms, n_features); `out` holds zeros."""
     x, cell, owner, start, j, shift, species = batch
-    most = _longest(first, last, start)
+    most = longest(first, last, start)
     w = work_arrays(most, c)
     sums, slopes = np.empty((4, CHUNK), out.dtype), np.empty(len(c.shifts_r), out.dtype)
     radial, near = np.empty((len(u), most)), np.empty((len(u), 5, most))
