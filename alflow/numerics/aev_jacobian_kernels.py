@@ -8,9 +8,6 @@ import numba as nb
 import numpy as np
 
 from alflow.numerics.aev_kernels import (
-    FAST,
-    INNER,
-    OUTER,
     SCALE,
     block,
     by_angle,
@@ -22,6 +19,7 @@ from alflow.numerics.aev_kernels import (
     surroundings,
     work_arrays,
 )
+from alflow.numerics.vector_math import FAST, INNER, OUTER
 
 
 @nb.njit(**OUTER)

@@ -13,7 +13,7 @@ from typing import Final
 import numba as nb
 import numpy as np
 
-from alflow.numerics.aev_kernels import EXACT, FAST, INNER, OUTER, exp32
+from alflow.numerics.vector_math import EXACT, FAST, INNER, OUTER, exp32
 
 ROWS: Final = 64
 """Atoms taken through all nets together: what they leave behind fits into the second-level cache."""
