@@ -18,7 +18,7 @@ def test_it_says_what_would_run_where(capsys, tmp_path, monkeypatch):
     for words in (
         "stage 1 of 1",
         "random_cell",
-        "rounds",
+        "stream",
         "this machine: 2 tasks at a time",
         "no batch scripts",
         "are right",
