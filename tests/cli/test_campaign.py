@@ -39,7 +39,7 @@ monitoring: false
 @pytest.fixture
 def place(tmp_path):
     (tmp_path / "toy.yaml").write_text(WORKFLOW)
-    (tmp_path / "slow.yaml").write_text(WORKFLOW.replace("labeler: {kind: toy}", "labeler: {kind: toy, sleep_s: 0.7}"))
+    (tmp_path / "slow.yaml").write_text(WORKFLOW.replace("labeler: {kind: toy}", "labeler: {kind: toy, sleep_s: 2.5}"))
     (tmp_path / "bad.yaml").write_text(WORKFLOW.replace("labeler: {kind: toy}", "labeler: {kind: toy, fail_every: 1}"))
     (tmp_path / "site.yaml").write_text(SITE)
     return tmp_path

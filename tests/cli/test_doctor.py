@@ -32,7 +32,7 @@ def test_a_lane_that_asks_for_more_than_there_is():
     found = {f.what: f for f in doctor.machine(site(cores_per_node=4096, cores_per_task=2))}
     assert found["lane sample"].mark is Mark.WRONG
     assert "lower lanes.sample.cores_per_node" in found["lane sample"].words
-    many = {f.what: f for f in doctor.machine(site(gpus_per_node=64, gpus_per_task=1))}
+    many = {f.what: f for f in doctor.machine(site(gpus_per_node=64, gpus_per_task=32))}
     assert many["lane fit"].mark is Mark.WRONG
     assert "64 GPUs" in many["lane fit"].words
 
