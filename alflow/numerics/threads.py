@@ -1,4 +1,7 @@
-"""Run compiled loops on several threads: no pool of OpenMP's to quarrel with torch's, and safe after a fork."""
+"""Run compiled loops on several threads: no pool of OpenMP's to quarrel with torch's, and safe after a fork.
+
+numba's own threads are left alone: even to ask how many there are starts its pool, which changes how many torch uses.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,30 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any, Final
 
-import numba as nb
-
 _CHUNKS_PER_THREAD: Final = 4
 _pools: dict[int, ThreadPoolExecutor] = {}
 
 os.register_at_fork(after_in_child=_pools.clear)
 
 
+def _at_first() -> int:
+    """``OMP_NUM_THREADS``, or the processors this process may run on."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(asked) if asked.isdigit() and int(asked) else allowed
+
+
+_threads = _at_first()
+
+
+def use_threads(count: int) -> None:
+    """Let loops run on so many threads from now on."""
+    global _threads  # noqa: PLW0603  # one setting for the process, as in torch
+    _threads = max(1, count)
+
+
 def spread(kernel: Callable[..., None], n: int, *args: Any, least: int = 1) -> None:
-    """Call ``kernel(first, last, *args)`` for parts of ``range(n)``, on ``numba.get_num_threads()`` threads.
+    """Call ``kernel(first, last, *args)`` for parts of ``range(n)``, on the threads that `use_threads` allows.
 
     Args:
         kernel: compiled with ``nogil=True``; different parts must write to different places.
@@ -25,7 +42,7 @@ def spread(kernel: Callable[..., None], n: int, *args: Any, least: int = 1) -> N
         args: passed on.
         least: fewest items worth a thread.
     """
-    threads = min(nb.get_num_threads(), n // least)
+    threads = min(_threads, n // least)
     if threads <= 1:
         if n:
             kernel(0, n, *args)

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numba as nb
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -25,7 +24,7 @@ from alflow.interfaces import MemberLabels
 from alflow.numerics import aev, net_kernels
 from alflow.numerics.aev import AevSettings
 from alflow.numerics.neighbors import NeighborCache, Neighbors
-from alflow.numerics.threads import spread
+from alflow.numerics.threads import spread, use_threads
 from alflow.potentials._ani_net import ALPHA, Shape
 from alflow.store.files import written_whole
 
@@ -160,7 +159,7 @@ class AniModel:
         return self.predict_members(frames, forces=False, stress=stress).mean
 
     def predict_members(self, frames: Frames, *, forces: bool, stress: bool = False) -> MemberLabels:
-        nb.set_num_threads(min(torch.get_num_threads(), nb.config.NUMBA_NUM_THREADS))
+        use_threads(torch.get_num_threads())
         if not len(frames):
             each = np.zeros((self.n_members, 0, 3)) if forces else None
             return MemberLabels(Labels.missing(frames, stress), np.zeros((self.n_members, 0)), each)

@@ -1,11 +1,14 @@
 """Parts of a range on several threads."""
 
 import os
+import subprocess
+import sys
 
 import numba as nb
 import numpy as np
 import pytest
 
+from alflow.numerics import threads
 from alflow.numerics.threads import spread
 
 
@@ -17,10 +20,10 @@ def mark(first, last, out):
 
 @pytest.fixture
 def two_threads():
-    before = nb.get_num_threads()
-    nb.set_num_threads(min(2, nb.config.NUMBA_NUM_THREADS))
+    before = threads._threads
+    threads.use_threads(2)
     yield
-    nb.set_num_threads(before)
+    threads.use_threads(before)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 7, 1000])
@@ -37,9 +40,8 @@ def test_an_error_in_a_thread_is_raised(two_threads):
             raise RuntimeError("part of it")
 
     spread(lambda first, last: None, 8)
-    if nb.get_num_threads() > 1:
-        with pytest.raises(RuntimeError, match="part of it"):
-            spread(fail, 8)
+    with pytest.raises(RuntimeError, match="part of it"):
+        spread(fail, 8)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
@@ -52,3 +54,22 @@ def test_works_in_a_forked_child(two_threads):
         spread(mark, 8, out)
         os._exit(0 if out.sum() == 36 else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_threads_of_torch_are_left_alone(two_threads):
+    """In a fresh process: numba's own pool would change what torch uses."""
+    code = (
+        "import torch; torch.set_num_threads(1)\n"
+        "import numpy as np\n"
+        "from alflow.core.frames import Frames\n"
+        "from alflow.numerics.neighbors import neighbor_list\n"
+        "neighbor_list(Frames.single([13], [[0, 0, 0]], np.eye(3) * 3), 7.0)\n"
+        "assert torch.get_num_threads() == 1, torch.get_num_threads()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
+
+
+@pytest.mark.parametrize(("asked", "want"), [("3", 3), ("", None), ("0", None), ("many", None)])
+def test_first_number_of_threads(monkeypatch, asked, want):
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert threads._at_first() == (want or len(os.sched_getaffinity(0)))
