@@ -145,7 +145,7 @@ def test_killed_interchange_is_noticed(worker_apps, run_dir):
 
 
 def test_run_directory_with_blanks_is_refused(tmp_path):
-    with pytest.raises(RunError, match="without blanks"):
+    with pytest.raises(RunError, match="blanks, quotes"):
         parsl_config(one_lane(), tmp_path / "my run")
     assert not (tmp_path / "my run").exists()
 

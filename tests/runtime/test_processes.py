@@ -146,7 +146,7 @@ def test_tethered_process_ends_with_its_parent(tmp_path):
     process.kill()
     process.wait()
     process.stdout.close()
-    assert psutil.wait_procs(below, 10)[1] == []
+    assert psutil.wait_procs(below, 30)[1] == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
