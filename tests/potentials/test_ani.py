@@ -14,7 +14,8 @@ from alflow.numerics import aev_torch
 from alflow.numerics.neighbors import neighbor_list
 from alflow.numerics.splits import split
 from alflow.numerics.statistics import label_errors
-from alflow.potentials._ani_data import Descriptors, Targets, Weights
+from alflow.potentials import _ani_data
+from alflow.potentials._ani_data import SLOTS, Descriptors, Targets, Weights
 from alflow.potentials._ani_fit import folded, unfolded
 from alflow.potentials._ani_model import AniModel, Members
 from alflow.potentials._ani_net import ALPHA, Shape
@@ -92,10 +93,17 @@ def loss_by_autograd(problem, flat, pick, weights, scale):
     return (loss + weights.stress**2 * dS.square().sum((1, 2))) / torch.from_numpy(frames.sizes)
 
 
-@pytest.mark.parametrize("cache_bytes", [1e9, 0, 20e3])
+def force_form(monkeypatch, form):
+    """Make every Jacobian that is kept dense or sparse, whatever takes less memory."""
+    told = {"dense": np.inf, "sparse": 0.0}[form]
+    monkeypatch.setattr(_ani_data, "jacobian_bytes", lambda settings, frames, near: np.full(len(frames), told))
+
+
+@pytest.mark.parametrize(("cache_bytes", "form"), [(1e9, "dense"), (1e9, "sparse"), (0, "dense"), (20e3, "dense")])
 @pytest.mark.parametrize("z", [(13,), (13, 29)])
 @pytest.mark.parametrize("stress", [0.0, 0.4])
-def test_the_gradient_is_that_of_differentiating_twice(z, stress, cache_bytes):
+def test_the_gradient_is_that_of_differentiating_twice(z, stress, cache_bytes, form, monkeypatch):
+    force_form(monkeypatch, form)
     data = morse_dataset(5, 2, (2, 5), z)
     weights = Weights(0.7, 0.5, stress)
     problem = problem_of(data, weights, cache_bytes=cache_bytes)
@@ -120,6 +128,69 @@ def test_some_jacobians_are_kept_when_there_is_room_for_some():
     problem = problem_of(cache_bytes=float(4 * (3 * sizes[:5] * sizes[:5]).sum() * 20))
     assert problem.descriptors.settings.n_features == 20
     assert problem.descriptors.n_cached == 5
+
+
+def rattled(seed, layers, z=(13,)):
+    """A simple cubic crystal of 16 `layers` atoms, displaced and sheared."""
+    rng, repeats = np.random.default_rng(seed), np.array([4, 4, layers])
+    sites = np.stack(np.meshgrid(*map(np.arange, repeats), indexing="ij"), -1).reshape(-1, 3)
+    strained = 2.6 * (np.eye(3) + 0.05 * rng.normal(size=(3, 3)))
+    positions = sites @ strained + 0.15 * rng.normal(size=sites.shape)
+    return Frames.single(np.resize(z, len(sites)), positions, repeats[:, None] * strained)
+
+
+@pytest.mark.parametrize("z", [(13,), (13, 29)])
+@pytest.mark.parametrize("strains", [False, True])
+def test_large_frames_take_the_sparse_form_and_its_products_are_those_of_the_dense_one(z, strains, monkeypatch):
+    frames = Frames.concat([rattled(0, 4, z), rattled(1, 5, z), rattled(2, 4, z)])
+    settings = PART.descriptors(frames.numbers)
+    chosen = Descriptors(settings, frames, 1e9, strains)
+    force_form(monkeypatch, "dense")
+    dense = Descriptors(settings, frames, 1e9, strains)
+    assert chosen.n_cached == dense.n_cached == len(frames)
+    assert dense.nbytes == 4 * settings.n_features * ((3 * frames.sizes + 6 * strains) * frames.sizes).sum()
+    assert chosen.nbytes < dense.nbytes / 2
+    pick, rng = np.array([1, 2]), np.random.default_rng(2)
+    atoms = frames.sizes[pick].sum()
+    g, u, bend = (
+        torch.from_numpy(rng.normal(size=(2 * SLOTS, *shape)).astype(np.float32))
+        for shape in ((atoms, settings.n_features), (atoms, 3), (len(pick), 3, 3))
+    )
+    bend = bend + bend.transpose(2, 3) if strains else None
+    empty = [1, SLOTS + 3]
+    for t in (g, u, bend):
+        if t is not None:
+            t[empty] = 0.0
+
+    def products(of, rows=slice(None)):
+        return *of.pull(pick, g[rows]), of.push(pick, u[rows], bend if bend is None else bend[rows])
+
+    for got, want in zip(products(chosen), products(dense), strict=True):
+        assert (got is None) == (want is None)
+        if got is not None:
+            assert not got[empty].any()
+            np.testing.assert_allclose(got, want, atol=3e-6 * float(want.abs().max()))
+    for whole, half in zip(products(chosen), products(chosen, slice(SLOTS, None)), strict=True):
+        assert whole is half is None or (whole[SLOTS:] == half).all()
+
+
+def test_each_frame_takes_the_form_that_takes_less_memory(monkeypatch):
+    small, large = morse_dataset(1, 1, (4, 4)).frames, rattled(0, 4)
+    settings = PART.descriptors([13])
+
+    def bytes_of(frames, cache=1e9):
+        return Descriptors(settings, frames, cache, False).nbytes
+
+    of_small, of_large = bytes_of(small), bytes_of(large)
+    mixed = Frames.concat([small, large, small])
+    assert bytes_of(mixed) == 2 * of_small + of_large
+    assert bytes_of(mixed, of_small + of_large + 100) == of_small + of_large
+    force_form(monkeypatch, "dense")
+    assert bytes_of(small) == of_small
+    assert bytes_of(large) > of_large
+    force_form(monkeypatch, "sparse")
+    assert bytes_of(small) > of_small
+    assert bytes_of(large) == of_large
 
 
 def test_stress_may_be_missing_here_and_there_but_not_everywhere():
@@ -180,12 +251,12 @@ def test_history_and_checkpoint(tmp_path):
     assert last < first
 
 
-def test_threads_change_no_bit(tmp_path):
-    before, found = torch.get_num_threads(), []
+@pytest.mark.parametrize("sizes", [(10, 14), (24, 28)], ids=["dense", "sparse"])
+def test_threads_change_no_bit(tmp_path, sizes):
+    before, found, data = torch.get_num_threads(), [], morse_dataset(720 // sizes[0], 1, sizes)
     try:
         for n in (1, 2):
             torch.set_num_threads(n)
-            data = morse_dataset(60, 1, (10, 14))
             report = replace(PART, batch=60, max_epochs=3).fit(data, BOTH, 3, tmp_path / str(n))
             assert torch.get_num_threads() == n
             found.append(torch.cat([Members.open(tmp_path / str(n) / f).weights for f in report.files]))

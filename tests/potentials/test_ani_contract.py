@@ -40,3 +40,12 @@ class TestTwoElementsWithStressAndWithoutRoomForJacobians(PotentialContract):
     @classmethod
     def data(cls) -> Dataset:
         return morse_dataset(14, 5, (3, 7), (13, 29))
+
+
+class TestLargeFramesWithSparseJacobiansAndStress(PotentialContract):
+    part: ClassVar[Part] = Part(**{**SMALL, "max_epochs": 20, "lr": 1e-2}, members=2, stress_weight=0.3)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def data(cls) -> Dataset:
+        return morse_dataset(12, 5, (24, 28))
