@@ -267,7 +267,7 @@ def main() -> None:
     figures = {name: median(r[name] for r in rounds) for name in rounds[0]}
     ratios = {name: median(r[name] / r["alflow"] for r in rounds) for name in figures}
     rows = [f"{name} | {s:.3f} | {ratios[name]:.1f}" for name, s in figures.items()]
-    memory = sum(4 * 3 * int(n) * int(n) for n in data.frames.sizes) * ours.descriptors.settings.n_features / 1e9
+    memory = ours.descriptors.nbytes / 1e9
     best = min(peers, key=figures.__getitem__)
     saved = MEMBERS * (figures[best] - figures["alflow"])
     note = (
