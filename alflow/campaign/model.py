@@ -256,6 +256,8 @@ class State:
     """Labels bought in this stage."""
     unbought: int = 0
     """Frames of this stage whose label failed."""
+    failed_in_a_row: int = 0
+    """Frames since the last label that was bought, all of whose labels failed."""
     evaluated: int = 0
     """Evaluations that ended, well or not."""
     ending: str = ""
@@ -284,7 +286,11 @@ def fold(events: Iterable[Event], state: State | None = None) -> State:
     """The state after all events, from the beginning or from `state`."""
     state = State() if state is None else state
     for event in events:
-        apply(state, event)
+        try:
+            apply(state, event)
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError) as exc:
+            what = f"{type(exc).__name__}: {exc}"
+            raise JournalError(f"{type(event).__name__} does not follow from what was before ({what})") from exc
     return state
 
 
@@ -405,6 +411,7 @@ def _labelled(state: State, loop: Loop, task: Task, result: Mapping[str, Any]) -
     state.bought += result["n"]
     _, start, stop = task.args["frames"]
     state.unbought += stop - start - result["n"]
+    state.failed_in_a_row = 0 if result["n"] else state.failed_in_a_row + stop - start
 
 
 def _merged(_: State, loop: Loop, __: Task, result: Mapping[str, Any]) -> None:
@@ -422,6 +429,7 @@ def _calibrated(state: State, loop: Loop, task: Task, result: Mapping[str, Any])
     if loop.making is not None:
         loop.model, loop.seen = result["path"], loop.making.seen
     loop.making, loop.lengths, loop.lost_versions = None, [], 0
+    loop.due = loop.due and state.frames_visible(task.loop) > loop.seen
 
 
 def _evaluated(state: State, _: Loop, __: Task, ___: Mapping[str, Any]) -> None:
@@ -445,6 +453,7 @@ def _failed(state: State, loop: Loop, task: Task) -> None:
         case Verb.LABEL:
             _, start, stop = task.args["frames"]
             state.unbought += stop - start
+            state.failed_in_a_row += stop - start
         case Verb.FIT if loop.making is not None:
             loop.making.groups.pop(task.id, None)
         case Verb.CALIBRATE:
@@ -476,5 +485,5 @@ def _next_stage(state: State, done: StageDone) -> None:
     if done.keep_data and done.keep_model and first.model is not None:
         fresh = Loop(model=first.model, seen=first.seen, versions=first.versions)
     state.loops = [fresh]
-    state.syncs = state.models = state.bought = state.unbought = state.evaluated = 0
+    state.syncs = state.models = state.bought = state.unbought = state.failed_in_a_row = state.evaluated = 0
     state.ending = ""

@@ -153,6 +153,8 @@ BARREN: Final = 64
 """Trajectories in a row without a candidate after which sampling on is a waste (at least two waves of them)."""
 MAX_RETRIES: Final[Mapping[FailureKind, int]] = {FailureKind.INFRASTRUCTURE: 5, FailureKind.RESOURCE: 3}
 MAX_LOST_VERSIONS: Final = 3
+MAX_FAILED_LABELS: Final = 200
+"""Frames in a row whose labels all failed after which buying on is a waste."""
 FIRST_QUORUM: Final = 0.9
 """A stream's first fit starts when this part of the initial labels is there."""
 
@@ -222,7 +224,7 @@ def _stream(plan: Plan, p: Stream, s: State) -> Iterator[Event]:
         enough = not s.active(Verb.BUILD) and new >= FIRST_QUORUM * (new + waiting)
     if new and enough and loop.making is None and not s.active(Verb.MERGE):
         yield issue.merge(0)
-    if sum(b.n for b in loop.pool) >= p.select_at and not s.active(Verb.SELECT):
+    if sum(b.n for b in loop.pool) >= min(p.select_at, p.max_waiting) and not s.active(Verb.SELECT):
         yield issue.select(0, p.limit)
     if (loop.model is not None or not plan.guided) and waiting + selecting < p.max_waiting:
         yield from (issue.sample(0, p.batch, loop.wave + 1) for _ in range(p.sampling - s.active(Verb.SAMPLE)))
@@ -312,6 +314,8 @@ def _lost(plan: Plan, s: State) -> str:
     for loop in s.loops:
         if loop.lost_versions >= MAX_LOST_VERSIONS:
             return f"{loop.lost_versions} models in a row could not be fitted; see the logs of the last fit tasks"
+    if s.failed_in_a_row >= MAX_FAILED_LABELS:
+        return f"the labels of the last {s.failed_in_a_row} frames all failed; see the logs of the label tasks"
     first = s.loops[0]
     if s.open or first.model is not None or not plan.guided or s.visible(0):
         return ""
@@ -326,7 +330,8 @@ def _goal(plan: Plan, s: State) -> str:
     """Why the stage is done, or nothing."""
     until, p = plan.until, plan.policy
     rounds = s.models if isinstance(p, Stream) else s.syncs
-    if until.max_rounds is not None and rounds >= until.max_rounds:
+    begun = not p.initial or s.loops[0].model is not None or bool(s.visible(0))
+    if until.max_rounds is not None and begun and rounds >= until.max_rounds:
         return f"max_rounds: {rounds} rounds"
     if until.max_labels is not None and s.bought >= until.max_labels:
         return f"max_labels: {s.bought} labels bought"

@@ -96,7 +96,7 @@ def _drive(
             _point_to(run_dir / layout.POTENTIAL, Path(state.latest).parent)
         return state
     finally:
-        runner.close(now=state is None or state.closed is None)
+        runner.close(now=True)  # at a good end only what was cancelled is left; otherwise nothing more is wanted
 
 
 def _point_to(link: Path, target: Path) -> None:
@@ -119,9 +119,9 @@ def stop(run_dir: Path, wait_s: float = STOP_WAIT_S) -> bool:
     run_dir = rundir.existing(run_dir)
     if not rundir.is_locked(run_dir):
         raise RunError(str(run_dir), "is not running", f"`alflow status {run_dir}` says how it ended")
-    (run_dir / layout.STOP).touch()
     deadline = time.monotonic() + wait_s
     while time.monotonic() < deadline:
+        (run_dir / layout.STOP).touch()  # again and again: a coordinator that is just starting clears it once
         if not rundir.is_locked(run_dir):
             return True
         time.sleep(0.2)

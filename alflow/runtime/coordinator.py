@@ -66,7 +66,7 @@ class Coordinator:
         """Go on until the campaign is closed or `stop` says so; the state then reached."""
         self._resume()
         while self.state.closed is None and not stop():
-            if self.state.stage == len(self._plans):
+            if self.state.stage >= len(self._plans):
                 self._record([Closed("all stages are done")])
             elif events := decide(self._plans[self.state.stage], self.state):
                 self._record(events)

@@ -58,7 +58,7 @@ def read_lines(path: Path) -> Iterator[tuple[dict[str, Any], list[Event]]]:
                 if n == 1 and record["schema"] != SCHEMA:
                     raise JournalError(f"{path}, line 1: journal of schema {record['schema']}, expected {SCHEMA}")
                 yield record, [from_json(e) for e in record["events"]] if n > 1 else []
-            except (ValueError, KeyError, TypeError) as exc:
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
                 raise JournalError(f"{path}, line {n}: cannot be read ({type(exc).__name__}: {exc})") from exc
 
 

@@ -100,7 +100,7 @@ def locked(run_dir: Path) -> Iterator[None]:
     with (run_dir / layout.LOCK).open("a+") as f:
         try:
             _take(f.fileno())
-        except OSError as exc:
+        except BlockingIOError as exc:
             who = holder(run_dir)
             raise RunError(
                 str(run_dir),
@@ -118,10 +118,14 @@ def _take(file: int, tries: int = 10) -> None:
     for left in reversed(range(tries)):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             if not left:
                 raise
             time.sleep(0.02)
+        except OSError as exc:
+            raise RunError(
+                "the file system", f"does not support locks ({exc})", "put the run on one that does"
+            ) from exc
         else:
             return
 
@@ -140,8 +144,8 @@ def is_locked(run_dir: Path) -> bool:
     try:
         with (run_dir / layout.LOCK).open("r") as f:
             fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
+    except BlockingIOError:
         return True
+    except OSError:  # no lock file, or no locks on this file system: then no coordinator can have started
+        return False
     return False

@@ -77,22 +77,22 @@ def execute(task: Mapping[str, Any], root: str) -> dict[str, Any]:
         started = time.time()
         try:
             result = _do(task, top, here)
+            result |= {"started": round(started, 3), "ended": round(time.time(), 3)}
+            write_json(here / layout.RESULT, result)
         except Exception as exc:  # noqa: BLE001  the border: a failure is data
             traceback.print_exc()
             detail = "".join(traceback.format_exception_only(exc)).strip()
             return {"failure": failure_kind(exc), "detail": detail, "log": str(here / layout.TASK_LOG)}
-        result |= {"started": round(started, 3), "ended": round(time.time(), 3)}
-        write_json(here / layout.RESULT, result)
         return result
 
 
 def finished(root: Path, task_id: str) -> dict[str, Any] | None:
-    """The result of a task that has ended well, wherever and whenever that was."""
+    """The result of a task that has ended well, wherever and whenever that was; a damaged one is none."""
     try:
-        result: dict[str, Any] = json.loads((root / layout.task_dir(task_id) / layout.RESULT).read_text())
-    except FileNotFoundError:
+        result = json.loads((root / layout.task_dir(task_id) / layout.RESULT).read_text())
+    except (FileNotFoundError, ValueError):
         return None
-    return result
+    return result if isinstance(result, dict) else None
 
 
 def _do(task: Mapping[str, Any], root: Path, here: Path) -> dict[str, Any]:

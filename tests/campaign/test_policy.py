@@ -309,3 +309,51 @@ def test_replay_is_linear_in_the_events():
     world.run()
     assert len(world.events) > 8_000
     assert fold(world.events) == world.state
+
+
+def test_labels_that_all_fail_close_the_campaign():
+    plan = replace(STREAM, until=Until(max_labels=1000))
+
+    def fail(task, rng):
+        late = task.verb is Verb.LABEL and int(task.id.rpartition("-")[2]) > 10
+        return FailureKind.UNPHYSICAL if late else None
+
+    state = World([plan], 0, fail).run()
+    assert state.closed.failed
+    assert "all failed" in state.closed.reason
+
+
+def test_a_selection_level_above_the_waiting_level_is_no_deadlock():
+    policy = Stream(sampling=2, batch=4, initial=20, select_at=40, fit_at=8, max_waiting=20)
+    world = World([replace(STREAM, policy=policy)], 0, found=lambda s: 3)
+    world.run()
+    assert isinstance(world.events[-1], StageDone)
+
+
+def test_no_rounds_still_build_label_and_fit():
+    world = World([Plan(policy=Rounds(samples=2, initial=3), until=Until(max_rounds=0))], 0)
+    world.run()
+    assert len(world.bought) == 3
+    assert len(world.submitted(Verb.FIT)) == 1
+    assert not world.submitted(Verb.SAMPLE)
+
+
+def test_a_loop_that_fits_through_a_sync_point_goes_on():
+    """Its fit has seen all there is when it ends: the fit that the sync point made due is due no more."""
+    plan = Plan(policy=Cycles(loops=3, samples=2, batch=2, initial=4, quorum=0.6), until=Until(max_labels=1000))
+    world = World([plan], 0, found=lambda s: 10**6 if s.syncs < 1 else 0)
+    real, held = world._end_one, []
+
+    def end_one():
+        if not held:
+            held.extend(t.id for t in world.state.open.values() if t.verb is Verb.FIT and t.loop == 1)
+        late = [world.state.open.pop(i) for i in held if i in world.state.open and world.state.syncs < 3]
+        if not world.state.open:
+            world.state.open.update({t.id: t for t in late})
+            late = []
+        real()
+        world.state.open.update({t.id: t for t in late})
+
+    world._end_one = end_one
+    world.run(5_000)
+    assert world.events[-1].reason.startswith("no candidates")
