@@ -16,9 +16,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
 
-from alflow.campaign.model import State
+from alflow.campaign.model import State, fold
 from alflow.campaign.policy import Plan
-from alflow.errors import RunError
+from alflow.errors import JournalError, RunError
 from alflow.runtime import layout, rundir
 from alflow.runtime.coordinator import Coordinator, Watcher
 from alflow.runtime.journal import Journal
@@ -71,8 +71,14 @@ def resume(run_dir: Path, make_runner: MakeRunner, watchers: Sequence[Watcher] =
             "stages": [s.name for s in workflow.stages],
             "versions": _versions(),
         }
+        if (run_dir / "tasks").exists() and not (run_dir / layout.JOURNAL).exists():
+            raise JournalError(
+                f"{run_dir / layout.JOURNAL} is gone, but tasks/ holds results: restore it, or submit anew"
+            )
         journal = Journal(run_dir / layout.JOURNAL, header, time.time())
         try:
+            if (state := fold(journal.events)).closed is not None:
+                return state
             return _drive(run_dir, site, workflow, journal, make_runner, watchers, stopped)
         finally:
             journal.close()

@@ -247,3 +247,34 @@ def test_stop_says_when_there_is_nothing_to_stop(tmp_path):
         campaign_run.stop(tmp_path)
     with pytest.raises(RunError, match="is not running"):
         campaign_run.stop(submitted(tmp_path))
+
+
+def test_a_truncated_result_is_none_and_the_task_is_done_again(tmp_path):
+    run = submitted(tmp_path)
+    campaign_run.resume(run, inline)
+    task_id = "0-build-000000"
+    path = run / layout.task_dir(task_id) / layout.RESULT
+    whole = json.loads(path.read_text())
+    path.write_text(path.read_text()[:7])
+    again = execute(
+        {"id": task_id, "verb": "build", "args": {"stage": 0, "loop": 0, "count": 6, "source": None}}, str(run)
+    )
+    assert {k: again[k] for k in ("path", "n")} == {k: whole[k] for k in ("path", "n")}
+    assert json.loads(path.read_text()) == again
+
+
+def test_events_that_do_not_follow_are_one_clear_error(tmp_path):
+    run = submitted(tmp_path)
+    campaign_run.resume(run, inline)
+    with (run / layout.JOURNAL).open("a") as f:
+        f.write('{"t": 1, "events": [{"event": "Arrived", "loop": 7}]}\n')
+    with pytest.raises(JournalError, match="Arrived does not follow"):
+        campaign_run.resume(run, inline)
+
+
+def test_results_without_their_journal_are_not_taken_for_a_new_campaigns(tmp_path):
+    run = submitted(tmp_path)
+    campaign_run.resume(run, inline)
+    (run / layout.JOURNAL).unlink()
+    with pytest.raises(JournalError, match="is gone"):
+        campaign_run.resume(run, inline)
