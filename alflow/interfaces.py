@@ -250,6 +250,22 @@ class Code:
     scratch: Path | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How far a labeler may go.
+
+    Attributes:
+        seconds: longest that one frame may take, all corrections included; None for no limit.
+        halt: asked while programs run.
+    """
+
+    seconds: float | None = None
+    halt: Halt = never
+
+
+UNLIMITED = Limits()
+
+
 # ---- the six parts -------------------------------------------------------------------------------------------------
 
 
@@ -377,14 +393,17 @@ class Labeler(Protocol):
         """Everything that decides the numbers; labels of different theories never mix."""
         ...
 
-    def label(self, frames: Frames, code: Code | None, workdir: Path) -> tuple[Labels, tuple[Verdict, ...]]:
+    def label(
+        self, frames: Frames, code: Code | None, workdir: Path, limits: Limits = UNLIMITED
+    ) -> tuple[Labels, tuple[Verdict, ...]]:
         """Labels of all frames, NaN where the verdict is not ok, and one verdict a frame.
 
         A frame that fails is a verdict, never an exception. A frame whose label is already in `workdir` from an
-        interrupted call with the same frames is not computed again.
+        interrupted call with the same frames is not computed again; one that ran out of time or memory there goes on
+        from what it left, if the program can.
 
         Raises:
             InfrastructureError: the machine failed, not the structure.
-            ResourceError: out of memory or time.
+            ResourceError: halted.
         """
         ...

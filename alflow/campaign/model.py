@@ -22,6 +22,8 @@ class Verb(StrEnum):
     SAMPLE = "sample"
     SELECT = "select"
     LABEL = "label"
+    RELABEL = "relabel"
+    """Label once more, with more time and in a lane of its own if there is one, what ran out of time or memory."""
     MERGE = "merge"
     """Join finished labels into one sealed shard of the dataset."""
     FIT = "fit"

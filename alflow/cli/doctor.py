@@ -27,7 +27,7 @@ from alflow.errors import AlflowError, InputError
 from alflow.interfaces import Code, Labeler
 from alflow.spec import workflow as workflows
 from alflow.spec.plan import workers_per_node
-from alflow.spec.site import Lane, Site, lane_of, load_site
+from alflow.spec.site import Lane, Site, code_of, lane_of, load_site
 from alflow.validation import validate
 
 
@@ -278,7 +278,7 @@ def labels(cases: list[Case], site: Site, run: Path) -> Iterator[Finding]:
         if case.labeler is None:
             yield Finding(case.kind, Mark.SKIPPED, case.why)
             continue
-        code = site.codes.get(case.labeler.code) if case.labeler.code else None
+        code = code_of(site, case.labeler.code)
         tried.add(case.labeler.code)
         if case.labeler.code and code is None:
             yield Finding(case.kind, Mark.SKIPPED, f"the site file has no codes.{case.labeler.code}")

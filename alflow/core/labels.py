@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -88,6 +91,36 @@ class Theory:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+class Cause(StrEnum):
+    """What kind of thing kept a label from being bought: what failures are counted by."""
+
+    CONTACT = "contact"
+    """Two atoms are too close."""
+    STRUCTURE = "structure"
+    """Cell, size or species that the reference cannot take."""
+    UNCONVERGED = "unconverged"
+    """No self-consistency, after every correction that is safe."""
+    LABEL_CHANGING = "label-changing"
+    """Only a correction that changes the level of theory would have helped."""
+    PROGRAM = "program"
+    """The program ended with an error that no correction is known for."""
+    OUTPUT = "output"
+    """What the program wrote is missing, cut off, damaged, or of another structure."""
+    VALUE = "value"
+    """The label is not finite, or beyond the caps for energy, force or stress."""
+    TIME = "time"
+    """It took longer than it may."""
+    MEMORY = "memory"
+    """It needed more memory than there is, or was killed."""
+    QUARANTINED = "quarantined"
+    """The same structure failed before."""
+    OTHER = "other"
+
+
+AGAIN = frozenset({Cause.TIME, Cause.MEMORY})
+"""Causes that more time, or more nodes, may mend; the others belong to the structure."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What became of the label of one frame.
@@ -96,10 +129,27 @@ class Verdict:
         ok: the label may enter a dataset.
         reason: why not, in a few words; empty if ok.
         log: path of the log that shows it, or empty.
-        corrections: what was changed on the way, one dict each.
+        corrections: what was changed on the way, one dict each: ``handler``, ``errors``, and ``changes``, of each
+            setting its value before and after.
+        cause: the kind of `reason`; None if ok.
+        theory: the level of theory of the label where a correction that the workflow allows has changed it; None for
+            the labeler's own.
+        seconds: wall time it took; NaN where nobody looked at the clock.
     """
 
     ok: bool
     reason: str = ""
     log: str = ""
     corrections: tuple[Mapping[str, Any], ...] = ()
+    cause: Cause | None = None
+    theory: Theory | None = None
+    seconds: float = math.nan
+
+    def __post_init__(self) -> None:
+        if not self.ok and self.cause is None:
+            object.__setattr__(self, "cause", Cause.OTHER)
+
+    @staticmethod
+    def bad(cause: Cause, reason: str, log: str | Path = "", **more: Any) -> Verdict:
+        """The verdict on a frame that has no label."""
+        return Verdict(False, reason, str(log), cause=cause, **more)

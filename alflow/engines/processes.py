@@ -41,6 +41,40 @@ class Outcome:
     halted: bool = False
 
 
+class Running:
+    """A program at work. Nothing of it outlives this object: call `end` in any case."""
+
+    def __init__(self, words: Sequence[str], folder: Path, log: Path, env: Mapping[str, str]) -> None:
+        """Start it in `folder`, its output in `log`, its input closed.
+
+        Raises:
+            InfrastructureError: it could not be started.
+        """
+        self.name, self.log, self._began = words[0], log, time.monotonic()
+        guard, pipe = _start(words, folder, log, env)
+        self.guard: subprocess.Popen[bytes] = guard
+        self._pipe: int | None = pipe
+
+    @property
+    def seconds(self) -> float:
+        """Wall time since it was started."""
+        return time.monotonic() - self._began
+
+    def end(self) -> int:
+        """End whatever still runs of it; its exit status, minus the signal's number where a signal ended it.
+
+        Raises:
+            InfrastructureError: it had not started.
+        """
+        if self._pipe is not None:
+            os.close(self._pipe)
+            self._pipe = None
+        status = self.guard.wait()
+        if status == _guard.NOT_STARTED:
+            raise InfrastructureError(f"{self.name}: cannot be started, see {self.log}")
+        return 128 - status if 128 < status < 128 + signal.NSIG else status
+
+
 def run(
     words: Sequence[str],
     folder: Path,
@@ -49,28 +83,23 @@ def run(
     max_seconds: float | None = None,
     halt: Callable[[], bool] = lambda: False,
 ) -> Outcome:
-    """Run a program to its end in `folder`, its output in `log`, its input closed.
+    """Run a program to its end.
 
     Raises:
         InfrastructureError: it could not be started.
     """
-    started = time.monotonic()
-    guard, pipe = _start(words, folder, log, env)
+    program = Running(words, folder, log, env)
     timed_out = halted = False
     try:
-        while guard.poll() is None and not (timed_out or halted):
-            left = _POLL_S if max_seconds is None else started + max_seconds - time.monotonic()
+        while program.guard.poll() is None and not (timed_out or halted):
+            left = _POLL_S if max_seconds is None else max_seconds - program.seconds
             with contextlib.suppress(subprocess.TimeoutExpired):
-                guard.wait(max(0.0, min(_POLL_S, left)))
-            if guard.returncode is None:
+                program.guard.wait(max(0.0, min(_POLL_S, left)))
+            if program.guard.returncode is None:
                 timed_out, halted = left <= 0, halt()
     finally:
-        os.close(pipe)
-        status = guard.wait()
-    if status == _guard.NOT_STARTED:
-        raise InfrastructureError(f"{words[0]}: cannot be started, see {log}")
-    signed = 128 - status if 128 < status < 128 + signal.NSIG else status
-    return Outcome(signed, time.monotonic() - started, timed_out, halted)
+        status = program.end()
+    return Outcome(status, program.seconds, timed_out, halted)
 
 
 def _start(

@@ -18,7 +18,7 @@ from alflow.engines import processes
 from alflow.engines.espresso import PwResult, read_pw_output, read_upf, started
 from alflow.engines.mpi import child_environment, command_of
 from alflow.errors import DataError, InfrastructureError, InputError
-from alflow.interfaces import Code, part
+from alflow.interfaces import UNLIMITED, Code, Limits, part
 from alflow.store.convert import to_ase
 from alflow.store.files import digest, write_json, write_text
 
@@ -110,7 +110,9 @@ class Part:
         }
         return Theory("espresso", settings)
 
-    def label(self, frames: Frames, code: Code | None, workdir: Path) -> tuple[Labels, tuple[Verdict, ...]]:
+    def label(
+        self, frames: Frames, code: Code | None, workdir: Path, limits: Limits = UNLIMITED
+    ) -> tuple[Labels, tuple[Verdict, ...]]:
         site, print_ = _given(code), self.theory(code).fingerprint
         labels, verdicts = Labels.missing(frames, self.stress), []
         for i, name in enumerate(frames.ids()):

@@ -15,7 +15,7 @@ from alflow.core.frames import Floats, Frames, Ints
 from alflow.core.labels import Labels, Theory, Verdict
 from alflow.engines.lammps import LammpsProcess, completed
 from alflow.errors import InputError
-from alflow.interfaces import Code, part
+from alflow.interfaces import UNLIMITED, Code, Limits, part
 from alflow.store.files import digest
 from alflow.store.kept import Labelled, kept
 
@@ -76,7 +76,13 @@ class Part:
         }
         return Theory("lammps", settings)
 
-    def label(self, frames: Frames, code: Code | None, workdir: Path) -> Labelled:
+    def label(
+        self,
+        frames: Frames,
+        code: Code | None,
+        workdir: Path,
+        limits: Limits = UNLIMITED,  # noqa: ARG002 -- takes no time
+    ) -> Labelled:
         return kept(frames, self.theory(code), workdir, self._label)
 
     def _label(self, frames: Frames) -> Labelled:

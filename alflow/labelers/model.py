@@ -12,9 +12,9 @@ from typing import ClassVar, Final
 import numpy as np
 
 from alflow.core.frames import Frames
-from alflow.core.labels import Labels, Theory, Verdict
+from alflow.core.labels import Cause, Labels, Theory, Verdict
 from alflow.errors import InputError
-from alflow.interfaces import Code, Model, part
+from alflow.interfaces import UNLIMITED, Code, Limits, Model, part
 from alflow.registry import load_model, read_manifest
 from alflow.store.files import digest
 from alflow.store.kept import Labelled, kept
@@ -49,7 +49,13 @@ class Part:
     def theory(self, code: Code | None) -> Theory:  # noqa: ARG002 -- needs no code
         return Theory("model", {"content": _content(self._file(), _stamp(self._file()))})
 
-    def label(self, frames: Frames, code: Code | None, workdir: Path) -> Labelled:
+    def label(
+        self,
+        frames: Frames,
+        code: Code | None,
+        workdir: Path,
+        limits: Limits = UNLIMITED,  # noqa: ARG002 -- takes no time
+    ) -> Labelled:
         return kept(frames, self.theory(code), workdir, self._label)
 
     def _label(self, frames: Frames) -> Labelled:
@@ -69,10 +75,10 @@ class Part:
         verdicts = []
         for i in range(len(frames)):
             if not (np.isfinite(labels.energy[i]) and np.isfinite(largest[i])):
-                verdicts.append(Verdict(ok=False, reason="the model gave NaN or infinity"))
+                verdicts.append(Verdict.bad(Cause.VALUE, "the model gave NaN or infinity"))
             elif largest[i] > self.max_force_eV_A:
                 reason = f"largest force {largest[i]:.3g} eV/Å, more than {self.max_force_eV_A:g}"
-                verdicts.append(Verdict(ok=False, reason=reason))
+                verdicts.append(Verdict.bad(Cause.VALUE, reason))
             else:
                 verdicts.append(Verdict(ok=True))
         bad = np.array([not v.ok for v in verdicts], np.bool_)

@@ -25,7 +25,7 @@ from alflow.core.units import EV_A3_GPa
 from alflow.engines import processes
 from alflow.engines.mpi import child_environment, command_of
 from alflow.errors import InputError, ResourceError
-from alflow.interfaces import Code, part
+from alflow.interfaces import UNLIMITED, Code, Limits, part
 from alflow.store.kept import Labelled, kept
 
 Positive = Annotated[float, Field(gt=0)]
@@ -106,7 +106,13 @@ class Part:
         settings = {**tags, "kpoints": mesh, "kspacing_per_A": self.kspacing_per_A, "potcars": potcars}
         return Theory("vasp", settings)
 
-    def label(self, frames: Frames, code: Code | None, workdir: Path) -> Labelled:
+    def label(
+        self,
+        frames: Frames,
+        code: Code | None,
+        workdir: Path,
+        limits: Limits = UNLIMITED,
+    ) -> Labelled:
         code = _given(code)
         theory = self.theory(code)
 

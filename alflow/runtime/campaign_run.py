@@ -24,7 +24,7 @@ from alflow.runtime.coordinator import Coordinator, Watcher
 from alflow.runtime.journal import Journal
 from alflow.runtime.runner import Runner
 from alflow.spec import shipped
-from alflow.spec.site import Site, load_site
+from alflow.spec.site import Site, code_of, load_site
 from alflow.spec.workflow import Stage, Workflow, digest, load, to_yaml
 
 logger = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ def _plan(stages: Sequence[Stage], i: int, site: Site) -> Plan:
 
 
 def _theory(stage: Stage, site: Site) -> str:
-    return stage.labeler.theory(site.codes.get(stage.labeler.code)).fingerprint
+    return stage.labeler.theory(code_of(site, stage.labeler.code)).fingerprint
 
 
 @contextmanager

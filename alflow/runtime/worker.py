@@ -26,7 +26,7 @@ from alflow.core.rng import task_rng, task_seed
 from alflow.interfaces import Code, Guide, Halt, Model, Stop
 from alflow.runtime import layout
 from alflow.runtime.runner import failure_kind
-from alflow.spec.site import Site, load_site
+from alflow.spec.site import Site, code_of, load_site
 from alflow.spec.workflow import Stage, Workflow, load
 from alflow.store.dataset import Dataset
 from alflow.store.files import write_json, written_whole
@@ -40,6 +40,7 @@ class _Context:
     """What a verb needs besides its args."""
 
     id: str
+    verb: Verb
     root: Path
     here: Path
     workflow: Workflow
@@ -52,7 +53,7 @@ class _Context:
 
     @property
     def code(self) -> Code | None:
-        return self.site.codes.get(self.stage.labeler.code)
+        return code_of(self.site, self.stage.labeler.code, self.verb)
 
     def relative(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
@@ -97,8 +98,10 @@ def finished(root: Path, task_id: str) -> dict[str, Any] | None:
 
 def _do(task: Mapping[str, Any], root: Path, here: Path) -> dict[str, Any]:
     workflow, site = _spec(str(root))
-    context = _Context(task["id"], root, here, workflow, site, workflow.stages[task["args"]["stage"]])
-    return _VERBS[Verb(task["verb"])](context, task["args"])
+    context = _Context(
+        task["id"], Verb(task["verb"]), root, here, workflow, site, workflow.stages[task["args"]["stage"]]
+    )
+    return _VERBS[context.verb](context, task["args"])
 
 
 @lru_cache(maxsize=2)

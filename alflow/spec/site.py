@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -74,7 +75,7 @@ class Site:
         name: what users call it.
         lanes: by name; ``sample``, ``label`` and ``fit`` always resolve, see `lane_of`.
         shares: verb -> lane for verbs that run in another verb's lane, such as ``{"fit": "sample"}``.
-        codes: outside programs by name.
+        codes: outside programs by name, as the file has them; see `code_of`.
         monitoring: keep Parsl's monitoring database in the run directory.
     """
 
@@ -94,6 +95,7 @@ _COMPANY: Final[Mapping[str, str]] = {
     Verb.MERGE: "sample",
     Verb.CALIBRATE: "fit",
     Verb.EVALUATE: "label",
+    Verb.RELABEL: "label",
 }
 """Where a verb runs that has neither a lane of its own nor a share: evaluation needs the labeler's program."""
 _ESSENTIAL: Final = (str(Verb.SAMPLE), str(Verb.LABEL), str(Verb.FIT))
@@ -129,6 +131,21 @@ def lane_of(site: Site, verb: str) -> str:
     if verb in site.lanes:
         return str(verb)
     return lane_of(site, _COMPANY[verb])
+
+
+def code_of(site: Site, name: str, verb: str = Verb.LABEL) -> Code | None:
+    """The program `name` as the tasks of `verb` run it: ``{ranks}`` and ``{threads}`` are those of the verb's lane."""
+    code = site.codes.get(name)
+    if code is None:
+        return None
+    lane = site.lanes[lane_of(site, verb)]
+    values = {"{ranks}": str(lane.ranks_per_task), "{threads}": str(lane.cores_per_task)}
+
+    def filled(words: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(functools.reduce(lambda w, k: w.replace(k, values[k]), values, word) for word in words)
+
+    env = dict(zip(code.env, filled(tuple(code.env.values())), strict=True))
+    return replace(code, command=filled(code.command), launcher=filled(code.launcher), env=env)
 
 
 def walltime_s(text: str) -> int:
@@ -177,11 +194,10 @@ def _site(content: Mapping[str, Any]) -> Site:
     site = Site(name=str(name), lanes=lanes, shares=shares, monitoring=monitoring is True)
     if not errors:
         errors += _reach(site)
-    ranks = site.lanes[lane_of(site, "label")].ranks_per_task if not errors else 1
     codes: dict[str, Code] = {}
     for key, raw in _section(content, "codes", errors).items():
         try:
-            codes[key] = _code(key, raw, ranks)
+            codes[key] = _code(key, raw)
         except InputError as exc:
             errors.extend(each(exc))
     raise_all(errors)
@@ -286,11 +302,11 @@ _LEAST: Final[Mapping[str, int]] = {
 # ---- programs ------------------------------------------------------------------------------------------------------
 
 
-def _code(name: str, raw: Any, ranks: int) -> Code:
+def _code(name: str, raw: Any) -> Code:
     where = f"codes.{name}"
     if not isinstance(raw, Mapping):
         raise SpecError(where, f"expected a mapping such as {{command: ...}}, got {shown(raw)}")
-    launcher = _words(raw.get("launcher"), f"{where}.launcher", ranks)
+    launcher = _words(raw.get("launcher"), f"{where}.launcher")
     if launcher and not launcher[0].startswith("/") and launcher[0] not in _UNAMBIGUOUS:
         problem = f"{launcher[0]!r} is not an absolute path: another MPI's may come first on PATH"
         raise SpecError(f"{where}.launcher", problem, f"write the output of 'which {launcher[0]}' outside of any venv")
@@ -302,7 +318,7 @@ def _code(name: str, raw: Any, ranks: int) -> Code:
         raise SpecError(f"{where}.scratch", f"expected an absolute path, got {shown(scratch)}")
     return Code(
         name=name,
-        command=_words(raw.get("command"), f"{where}.command", ranks),
+        command=_words(raw.get("command"), f"{where}.command"),
         launcher=launcher,
         env={str(k): _env_text(v) for k, v in env.items()},
         settings={k: _setting(v, joined(where, k)) for k, v in raw.items() if k not in _CODE_KEYS},
@@ -310,8 +326,8 @@ def _code(name: str, raw: Any, ranks: int) -> Code:
     )
 
 
-def _words(raw: Any, where: str, ranks: int) -> tuple[str, ...]:
-    """A command line as words; ``{ranks}`` is the lane's `ranks_per_task`."""
+def _words(raw: Any, where: str) -> tuple[str, ...]:
+    """A command line as words."""
     words: Sequence[Any]
     try:
         words = shlex.split(raw) if isinstance(raw, str) else raw or ()
@@ -319,7 +335,7 @@ def _words(raw: Any, where: str, ranks: int) -> tuple[str, ...]:
         raise SpecError(where, f"is not a command line: {exc}", "write it as a list of words") from exc
     if not isinstance(words, list | tuple) or not all(isinstance(w, str | int | float) for w in words):
         raise SpecError(where, f"expected a command line or a list of words, got {shown(raw)}")
-    return tuple(str(w).replace("{ranks}", str(ranks)) for w in words)
+    return tuple(str(w) for w in words)
 
 
 def _env_text(value: Any) -> str:

@@ -157,10 +157,10 @@ def against(workflow: Workflow, site: Site) -> tuple[str, ...]:
 
 
 def _labeler_against(labeler: Labeler, elements: frozenset[str], site: Site, where: str) -> Iterator[str]:
-    from alflow.spec.site import invisible, lane_of
+    from alflow.spec.site import code_of, invisible, lane_of
 
     kind = registry.kind_of("labelers", labeler)
-    code = site.codes.get(labeler.code) if labeler.code else None
+    code = code_of(site, labeler.code)
     if labeler.code and code is None:
         hint = f"describe it under codes.{labeler.code} of the site file"
         raise SpecError(where, f"{kind!r} runs {labeler.code!r}, which the site {site.name!r} does not have", hint)

@@ -19,10 +19,24 @@ import numpy as np
 from pydantic import Field
 
 from alflow.core.frames import Floats, Frames, Ints
-from alflow.core.labels import Labels, Theory, Verdict
+from alflow.core.labels import Cause, Labels, Theory, Verdict
 from alflow.core.units import KB_eV_K
 from alflow.errors import InputError, ResourceError, UnphysicalError
-from alflow.interfaces import Capability, Code, FitReport, Guide, Halt, Harvest, MemberLabels, Model, Stop, never, part
+from alflow.interfaces import (
+    UNLIMITED,
+    Capability,
+    Code,
+    FitReport,
+    Guide,
+    Halt,
+    Harvest,
+    Limits,
+    MemberLabels,
+    Model,
+    Stop,
+    never,
+    part,
+)
 from alflow.store.dataset import Dataset
 from alflow.store.files import digest, write_json
 from alflow.testing.toy_physics import (
@@ -50,12 +64,16 @@ class ToyLabeler:
     Attributes:
         fail_every: about one frame in so many fails, chosen by its content id; 0 for none.
         sleep_s: seconds each label takes.
+        slow_every: about one frame in so many takes `slow_s`, chosen by its content id; 0 for none.
+        slow_s: seconds a slow frame would take; where the limit is shorter, it fails once the limit has passed.
         ledger: a file that gets one line with the frame's id for each label computed, after it is durable in
             `workdir`; empty for none. So a test can count what was bought.
     """
 
     fail_every: Annotated[int, Field(ge=0)] = 0
     sleep_s: NotNegative = 0.0
+    slow_every: Annotated[int, Field(ge=0)] = 0
+    slow_s: NotNegative = 0.0
     ledger: str = ""
 
     code: ClassVar[str] = ""
@@ -71,31 +89,36 @@ class ToyLabeler:
         frames: Frames,
         code: Code | None,  # noqa: ARG002 - it runs no outside program
         workdir: Path,
+        limits: Limits = UNLIMITED,
     ) -> tuple[Labels, tuple[Verdict, ...]]:
         workdir.mkdir(parents=True, exist_ok=True)
-        bought = [self._one(frame, name, workdir) for frame, name in zip(frames, frames.ids(), strict=True)]
+        bought = [self._one(frame, name, workdir, limits) for frame, name in zip(frames, frames.ids(), strict=True)]
         return Labels.concat([labels for labels, _ in bought]), tuple(verdict for _, verdict in bought)
 
-    def _one(self, frame: Frames, name: str, workdir: Path) -> tuple[Labels, Verdict]:
+    def _one(self, frame: Frames, name: str, workdir: Path, limits: Limits) -> tuple[Labels, Verdict]:
         path = workdir / f"label-{name}.json"
         if not path.exists():
-            time.sleep(self.sleep_s)
+            takes = self.slow_s if self.slow_every and int(name, 16) % self.slow_every == 0 else self.sleep_s
+            if limits.seconds is not None and takes > limits.seconds:
+                time.sleep(limits.seconds)
+                return Labels.missing(frame), Verdict.bad(Cause.TIME, f"ran out of time after {limits.seconds:g} s")
+            time.sleep(takes)
             write_json(path, self._compute(frame, name))
             if self.ledger:
                 _append_line(Path(self.ledger), name)
         found = json.loads(path.read_text())
         if not found["ok"]:
-            return Labels.missing(frame), Verdict(ok=False, reason=found["reason"], log=str(path))
+            return Labels.missing(frame), Verdict.bad(Cause(found["cause"]), found["reason"], path)
         stress = None if found["stress"] is None else np.array(found["stress"])
         labels = Labels(np.array(found["energy"]), np.array(found["forces"]).reshape(-1, 3), stress)
         return labels, Verdict(ok=True, log=str(path))
 
     def _compute(self, frame: Frames, name: str) -> dict[str, Any]:
         if self.fail_every and int(name, 16) % self.fail_every == 0:
-            return {"ok": False, "reason": f"toy failure: one frame in {self.fail_every}"}
+            return {"ok": False, "cause": "other", "reason": f"toy failure: one frame in {self.fail_every}"}
         labels = morse(frame)
         if not (np.isfinite(labels.energy).all() and np.isfinite(labels.forces).all()):
-            return {"ok": False, "reason": "energy or forces are not finite"}
+            return {"ok": False, "cause": "value", "reason": "energy or forces are not finite"}
         stress = labels.stress
         return {
             "ok": True,
