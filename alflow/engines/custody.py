@@ -10,6 +10,7 @@ calculation ends, unless the workflow allows that setting to change; the label t
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ from custodian.custodian import (
 
 from alflow.core.labels import Cause
 from alflow.engines.processes import Running
+from alflow.errors import InfrastructureError
 
 MAX_CORRECTIONS: Final = 8
 """Corrections of one calculation after which it is given up."""
@@ -41,6 +43,10 @@ _LOOK_EVERY: Final = 20
 """Polls between two looks at the time limit."""
 _MONITOR_S: Final = 30.0
 """Seconds between two looks of a program's own handlers at its output while it runs: they read whole files."""
+_GRACE_S: Final = 30.0
+"""Seconds that a program which was asked to stop by itself may take to leave what it needs to go on later."""
+_FROM_OUTSIDE: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGXCPU})
+"""Signals that somebody sends (a scheduler, an operator): no program raises them over a structure."""
 
 Settings = Mapping[str, Any]
 """Everything that decides a calculation, flat: ``INCAR.ALGO``, ``electrons.mixing_beta``, ``POSCAR``."""
@@ -94,6 +100,8 @@ class Attended:
 class Program(Job):  # type: ignore[misc]  # custodian's classes are untyped here
     """One run of a program after another, each under the guard of `processes.Running`.
 
+    A program that can be told to stop where it is and to leave what it needs to go on says so in `ask_to_stop`.
+
     Args:
         words: command line.
         env: environment.
@@ -121,6 +129,10 @@ class Program(Job):  # type: ignore[misc]  # custodian's classes are untyped her
     def postprocess(self, directory: str = "./") -> None:
         """Nothing: the label is read by the labeler."""
 
+    def ask_to_stop(self, folder: Path) -> bool:  # noqa: ARG002  for those who can
+        """Ask what runs to stop by itself; whether it can be asked."""
+        return False
+
     def end(self) -> None:
         """End what runs and keep its status."""
         running, self._running = self._running, None
@@ -132,30 +144,39 @@ class Program(Job):  # type: ignore[misc]  # custodian's classes are untyped her
         """Whether the program runs now."""
         return self._running is not None and self._running.guard.poll() is None
 
+    @property
+    def succeeded(self) -> bool:
+        """Whether the last run ended with status 0."""
+        return self.status == 0 if self._running is None else self._running.guard.poll() == 0
+
     def as_dict(self) -> dict[str, Any]:
         """For custodian.json; the environment may hold secrets and stays out."""
         return {"@module": type(self).__module__, "@class": type(self).__name__, "words": list(self.words)}
 
 
 class _Clock(ErrorHandler):  # type: ignore[misc]
-    """Ends a program whose time is up, or whose caller is told to stop."""
+    """Ends a program whose time is up, or whose caller is told to stop; asks it first in the second case."""
 
     is_monitor = True
 
     def __init__(self, program: Program, seconds: float | None, halt: Callable[[], bool]) -> None:
         self._program, self._halt = program, halt
         self._began, self._limit = time.monotonic(), seconds
+        self._patience = 0.0
         self.timed_out = self.halted = False
 
     @property
     def seconds(self) -> float:
         return time.monotonic() - self._began
 
-    def check(self, directory: str = "./") -> bool:  # noqa: ARG002
-        if self._program.at_work:
-            self.timed_out = self._limit is not None and self.seconds > self._limit
-            self.halted = not self.timed_out and self._halt()
-        return self.timed_out or self.halted
+    def check(self, directory: str = "./") -> bool:
+        if not self._program.at_work:
+            return self.timed_out or (self.halted and not self._program.succeeded)
+        self.timed_out = self._limit is not None and self.seconds > self._limit
+        if not (self.timed_out or self.halted) and self._halt():
+            self.halted = True
+            self._patience = self.seconds + _GRACE_S if self._program.ask_to_stop(Path(directory)) else 0.0
+        return self.timed_out or (self.halted and self.seconds > self._patience)
 
     def correct(self, directory: str = "./") -> dict[str, Any]:  # noqa: ARG002
         return {"errors": ["time" if self.timed_out else "halted"], "actions": None}
@@ -166,6 +187,8 @@ class _Clock(ErrorHandler):  # type: ignore[misc]
 
 class _LabelSafe(ErrorHandler):  # type: ignore[misc]
     """A handler whose corrections are held against the rules.
+
+    A handler may have an attribute ``cause``, the `Cause` of a calculation that it finds no correction for.
 
     Attributes:
         story: its corrections, as in `Verdict.corrections`.
@@ -178,6 +201,7 @@ class _LabelSafe(ErrorHandler):  # type: ignore[misc]
         self._handler, self._rules, self._program, self._log = handler, rules, program, log
         self.is_monitor, self.is_terminating = handler.is_monitor, handler.is_terminating
         self.max_num_corrections, self.raise_on_max = handler.max_num_corrections, handler.raise_on_max
+        self.cause: Cause = getattr(handler, "cause", Cause.PROGRAM)
         self._looked = time.monotonic()
 
     def check(self, directory: str = "./") -> bool:
@@ -228,8 +252,10 @@ def attend(
 ) -> Attended:
     """Run `program` in `folder` until it ends well, or no safe correction is left, or its time is up.
 
+    A validator may have an attribute ``reason``: why it refused, in words.
+
     Raises:
-        InfrastructureError: the program could not be started.
+        InfrastructureError: the program could not be started, or was ended by a signal from outside.
     """
     log, clock = _Log(), _Clock(program, seconds, halt)
     safe = [_LabelSafe(h, rules, program, log) for h in handlers]
@@ -251,18 +277,17 @@ def attend(
         program.end()
     unrecovered = error is None and bool(keeper.run_log) and keeper.run_log[-1].get("handler") is not None
     cause, reason = _verdict(error, clock, log, program, unrecovered=unrecovered)
-    return Attended(
-        cause, reason, tuple(log.entries), log.changed, program.status, clock.seconds, program.runs, clock.halted
-    )
+    halted = clock.halted and cause is not None
+    return Attended(cause, reason, tuple(log.entries), log.changed, program.status, clock.seconds, program.runs, halted)
 
 
 def _verdict(
     error: CustodianError | None, clock: _Clock, log: _Log, program: Program, *, unrecovered: bool
 ) -> tuple[Cause | None, str]:
-    if clock.timed_out or clock.halted:
-        return Cause.TIME, f"{'ran out of time' if clock.timed_out else 'halted'} after {clock.seconds:.0f} s"
     if error is None and not unrecovered:
         return None, ""
+    if clock.timed_out or clock.halted:
+        return Cause.TIME, f"{'ran out of time' if clock.timed_out else 'halted'} after {clock.seconds:.0f} s"
     last: dict[str, Any] = log.entries[-1] if log.entries else {"handler": "", "errors": [], "changes": {}}
     said = ", ".join(last["errors"]) or last["handler"]
     if last.get("refused") and (unrecovered or isinstance(error, NonRecoverableError)):
@@ -271,13 +296,19 @@ def _verdict(
     if isinstance(error, MaxCorrectionsError | MaxCorrectionsPerJobError | MaxCorrectionsPerHandlerError):
         return Cause.UNCONVERGED, f"{said}: {len(log.entries)} corrections did not help"
     if isinstance(error, ReturnCodeError):
-        return _ended(program.status)
+        return _ended(program)
     if isinstance(error, ValidationError):
-        return Cause.OUTPUT, f"its output is not valid ({type(error.validator).__name__})"
-    return Cause.PROGRAM, f"{said}: no correction is known"
+        reason = getattr(error.validator, "reason", "")
+        return Cause.OUTPUT, reason or f"its output is not valid ({type(error.validator).__name__})"
+    cause = getattr(getattr(error, "handler", None), "cause", Cause.PROGRAM)
+    tried = sum(bool(e["changes"]) for e in log.entries)
+    return cause, f"{said}: {f'{tried} corrections did not help' if tried else 'no correction is known'}"
 
 
-def _ended(status: int) -> tuple[Cause, str]:
+def _ended(program: Program) -> tuple[Cause, str]:
+    status = program.status
+    if -status in _FROM_OUTSIDE:
+        raise InfrastructureError(f"{program.words[0]}: ended from outside by signal {-status}")
     if status == -9:
         return Cause.MEMORY, "was killed, most often for want of memory"
     if status < 0:
