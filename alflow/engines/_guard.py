@@ -22,14 +22,19 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 
 
 def main() -> int:
-    """``_guard.py FD WORD...``: the exit status of the program, 128 + n if signal n ended it."""
-    pipe, words = int(sys.argv[1]), sys.argv[2:]
+    """``_guard.py FD[,FD...] WORD...``: the exit status of the program, 128 + n if signal n ended it.
+
+    The first descriptor is the pipe; the program inherits the others.
+    """
+    (pipe, *passed), words = [int(fd) for fd in sys.argv[1].split(",")], sys.argv[2:]
     _adopt_orphans()
     try:
-        program = subprocess.Popen(words, process_group=0)
+        program = subprocess.Popen(words, process_group=0, pass_fds=passed)
     except OSError as exc:
         sys.stdout.write(f"{words[0]}: {exc}\n")
         return NOT_STARTED
+    for fd in passed:
+        os.close(fd)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: _end(program))
     threading.Thread(target=_end_when_closed, args=(pipe, program), daemon=True).start()

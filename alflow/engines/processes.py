@@ -44,14 +44,16 @@ class Outcome:
 class Running:
     """A program at work. Nothing of it outlives this object: call `end` in any case."""
 
-    def __init__(self, words: Sequence[str], folder: Path, log: Path, env: Mapping[str, str]) -> None:
-        """Start it in `folder`, its output in `log`, its input closed.
+    def __init__(
+        self, words: Sequence[str], folder: Path, log: Path, env: Mapping[str, str], pass_fds: Sequence[int] = ()
+    ) -> None:
+        """Start it in `folder`, its output in `log`, its input closed; it inherits `pass_fds`, under their numbers.
 
         Raises:
             InfrastructureError: it could not be started.
         """
         self.name, self.log, self._began = words[0], log, time.monotonic()
-        guard, pipe = _start(words, folder, log, env)
+        guard, pipe = _start(words, folder, log, env, pass_fds)
         self.guard: subprocess.Popen[bytes] = guard
         self._pipe: int | None = pipe
 
@@ -103,21 +105,21 @@ def run(
 
 
 def _start(
-    words: Sequence[str], folder: Path, log: Path, env: Mapping[str, str]
+    words: Sequence[str], folder: Path, log: Path, env: Mapping[str, str], pass_fds: Sequence[int]
 ) -> tuple[subprocess.Popen[bytes], int]:
     """The running guard and our end of its pipe."""
     theirs, ours = os.pipe()
     try:
         with log.open("wb") as out:
             guard = subprocess.Popen(
-                [sys.executable, "-I", "-S", _guard.__file__, str(theirs), *words],
+                [sys.executable, "-I", "-S", _guard.__file__, ",".join(map(str, (theirs, *pass_fds))), *words],
                 cwd=folder,
                 env=dict(env),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                pass_fds=(theirs,),
+                pass_fds=(theirs, *pass_fds),
             )
     except OSError as exc:
         os.close(ours)
