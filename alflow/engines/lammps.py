@@ -14,7 +14,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import IO, Any, Final
@@ -22,10 +23,12 @@ from typing import IO, Any, Final
 import numpy as np
 
 from alflow.core.frames import Bools, Floats, Frames, Ints
+from alflow.core.labels import Cause
 from alflow.engines.mpi import child_environment, load_mpich
-from alflow.errors import InfrastructureError
+from alflow.errors import InfrastructureError, ResourceError
 
 _MARGIN_A: Final = 1.0
+_POLL_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,12 +57,14 @@ class Answer:
         forces: eV/angstrom, (n_atoms, 3).
         stress: tension positive, eV/angstrom^3, (3, 3); NaN unless the frame is periodic in all directions.
         problem: why there are none of these, or empty.
+        cause: what kind of problem.
     """
 
     energy: float = float("nan")
     forces: Floats | None = None
     stress: Floats | None = None
     problem: str = ""
+    cause: Cause = Cause.PROGRAM
 
 
 def boxes_of(frames: Frames) -> Boxes:
@@ -129,16 +134,20 @@ class LammpsProcess:
             self._spawn()
         return self._exchange_start()
 
-    def answers(self, frames: Frames, types: Ints, max_seconds: float) -> Iterator[Answer]:
+    def answers(
+        self, frames: Frames, types: Ints, max_seconds: float, halt: Callable[[], bool] = lambda: False
+    ) -> Iterator[Answer]:
         """One answer a frame, in order; a frame that LAMMPS crashed or hung on has a problem, the others do not.
 
         Args:
             frames: the structures.
             types: LAMMPS type of each atom, from 1, (n_atoms,).
             max_seconds: longest a single frame may take.
+            halt: asked at every frame, and while one takes long.
 
         Raises:
             InfrastructureError: LAMMPS cannot be started at all.
+            ResourceError: halted.
         """
         boxes, done, offsets = boxes_of(frames), 0, frames.offsets
         try:
@@ -148,7 +157,7 @@ class LammpsProcess:
                 atoms = slice(int(offsets[done]), None)
                 cells = boxes.cell[done:], boxes.periodic[done:]
                 self._send((offsets[done:] - offsets[done], types[atoms], boxes.positions[atoms], *cells))
-                for answer in self._received(len(frames) - done, max_seconds):
+                for answer in self._received(len(frames) - done, max_seconds, halt):
                     yield _turned_back(answer, boxes.rotation[done], frames.pbc[done])
                     done += 1
         finally:
@@ -160,17 +169,18 @@ class LammpsProcess:
         with contextlib.suppress(OSError):  # a child that just died is noticed when its answer is awaited
             self._pipe.send(message)
 
-    def _received(self, n: int, max_seconds: float) -> Iterator[Answer]:
+    def _received(self, n: int, max_seconds: float, halt: Callable[[], bool]) -> Iterator[Answer]:
         assert self._pipe is not None
         for _ in range(n):
             try:
-                if not self._pipe.poll(max_seconds):
+                if not _waited(self._pipe, max_seconds, halt):
                     self.close()
-                    yield Answer(problem=f"ran out of time: no answer within {max_seconds:g} s")
+                    problem = f"ran out of time: no answer within {max_seconds:g} s"
+                    yield Answer(problem=problem, cause=Cause.TIME)
                     return
                 answer = Answer(*self._pipe.recv())
             except (EOFError, OSError):
-                yield Answer(problem=f"LAMMPS crashed: {self._last_words()}")
+                yield self._crash()
                 return
             yield answer
 
@@ -197,14 +207,14 @@ class LammpsProcess:
             self._pipe.send((self._lines, self._n_types))
             problem = str(self._pipe.recv())
         except (EOFError, OSError):
-            problem = self._last_words()
+            problem = self._crash().problem.removeprefix("LAMMPS crashed: ")
         if problem:
             self.close()
         else:
             self._fresh = False
         return problem
 
-    def _last_words(self) -> str:
+    def _crash(self) -> Answer:
         """How the child died, and the end of what it printed."""
         assert self._child is not None
         assert self._log is not None
@@ -212,7 +222,25 @@ class LammpsProcess:
         self._log.seek(0)
         said = [line for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
         self.close()
-        return f"exit status {status}" + (f", {said[-1].strip()}" if said else "")
+        problem = f"LAMMPS crashed: exit status {status}" + (f", {said[-1].strip()}" if said else "")
+        return Answer(problem=problem, cause=Cause.MEMORY if status == -signal.SIGKILL else Cause.PROGRAM)
+
+
+def _waited(pipe: Connection, seconds: float, halt: Callable[[], bool]) -> bool:
+    """Whether something arrived in time.
+
+    Raises:
+        ResourceError: halted.
+    """
+    began = time.monotonic()
+    while True:
+        if halt():
+            raise ResourceError("halted")
+        left = seconds - (time.monotonic() - began)
+        if pipe.poll(max(0.0, min(_POLL_S, left))):
+            return True
+        if left <= _POLL_S:
+            return False
 
 
 def _turned_back(answer: Answer, rotation: Floats, pbc: Bools) -> Answer:

@@ -12,8 +12,8 @@ from typing import ClassVar
 import numpy as np
 
 from alflow.core.frames import Floats, Frames, Ints
-from alflow.core.labels import Labels, Theory, Verdict
-from alflow.engines.lammps import LammpsProcess, completed
+from alflow.core.labels import Cause, Labels, Theory, Verdict
+from alflow.engines.lammps import Answer, LammpsProcess, completed
 from alflow.errors import InputError
 from alflow.interfaces import UNLIMITED, Code, Limits, part
 from alflow.store.files import digest
@@ -76,39 +76,38 @@ class Part:
         }
         return Theory("lammps", settings)
 
-    def label(
-        self,
-        frames: Frames,
-        code: Code | None,
-        workdir: Path,
-        limits: Limits = UNLIMITED,  # noqa: ARG002 -- takes no time
-    ) -> Labelled:
-        return kept(frames, self.theory(code), workdir, self._label)
+    def label(self, frames: Frames, code: Code | None, workdir: Path, limits: Limits = UNLIMITED) -> Labelled:
+        return kept(frames, self.theory(code), workdir, lambda chunk: self._label(chunk, limits))
 
-    def _label(self, frames: Frames) -> Labelled:
+    def _label(self, frames: Frames, limits: Limits = UNLIMITED) -> Labelled:
         labels = Labels.missing(frames)
-        stress, problems = labels.stress, self._problems(frames)
+        stress, verdicts = labels.stress, self._unfit(frames)
         assert stress is not None
-        good = np.flatnonzero([not p for p in problems])
+        good = [i for i, v in enumerate(verdicts) if v.ok]
         asked = frames.take(good)
-        answers = self._process().answers(asked, self._types(asked), self.max_seconds)
+        seconds = self.max_seconds if limits.seconds is None else min(limits.seconds, self.max_seconds)
+        answers = self._process().answers(asked, self._types(asked), seconds, limits.halt)
         for i, answer in zip(good, answers, strict=True):
-            problems[i] = answer.problem or self._absurd(answer.energy, answer.forces)
-            if not problems[i] and answer.forces is not None:
+            verdicts[i] = self._verdict(answer)
+            if verdicts[i].ok and answer.forces is not None:
                 labels.energy[i], stress[i] = answer.energy, answer.stress
                 labels.forces[frames.offsets[i] : frames.offsets[i + 1]] = answer.forces
-        return labels, tuple(Verdict(not p, p) for p in problems)
+        return labels, tuple(verdicts)
 
-    def _absurd(self, energy: float, forces: Floats | None) -> str:
-        largest = np.nan if forces is None else float(np.linalg.norm(forces, axis=1).max())
-        if not (np.isfinite(energy) and np.isfinite(largest)):
-            return f"energy {energy:.6g} eV, largest force {largest:.3g} eV/Å: atoms overlap"
+    def _verdict(self, answer: Answer) -> Verdict:
+        if answer.problem or answer.forces is None:
+            return Verdict.bad(answer.cause, answer.problem)
+        largest = float(np.linalg.norm(answer.forces, axis=1).max())
+        if not (np.isfinite(answer.energy) and np.isfinite(largest)):
+            reason = f"energy {answer.energy:.6g} eV, largest force {largest:.3g} eV/Å: atoms overlap"
+            return Verdict.bad(Cause.VALUE, reason)
         if largest > self.max_force_eV_A:
-            return f"largest force {largest:.3g} eV/Å, more than {self.max_force_eV_A:g}: atoms overlap"
-        return ""
+            reason = f"largest force {largest:.3g} eV/Å, more than {self.max_force_eV_A:g}: atoms overlap"
+            return Verdict.bad(Cause.VALUE, reason)
+        return Verdict(ok=True)
 
-    def _problems(self, frames: Frames) -> list[str]:
-        """What is wrong with each frame before LAMMPS sees it, or empty."""
+    def _unfit(self, frames: Frames) -> list[Verdict]:
+        """What is wrong with each frame before LAMMPS sees it."""
         from ase.data import chemical_symbols
 
         types = self._types(frames)
@@ -125,7 +124,7 @@ class Part:
                 problems.append("the periodic lattice vectors span no volume")
             else:
                 problems.append("")
-        return problems
+        return [Verdict.bad(Cause.STRUCTURE, p) if p else Verdict(ok=True) for p in problems]
 
     def _types(self, frames: Frames) -> Ints:
         """LAMMPS type of each atom, from 1; 0 for elements the potential does not know."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from alflow.core.frames import Frames
 from alflow.core.labels import Cause, Labels, Theory, Verdict
-from alflow.errors import InputError
+from alflow.errors import InputError, ResourceError
 from alflow.interfaces import UNLIMITED, Code, Limits, Model, part
 from alflow.registry import load_model, read_manifest
 from alflow.store.files import digest
@@ -49,23 +49,55 @@ class Part:
     def theory(self, code: Code | None) -> Theory:  # noqa: ARG002 -- needs no code
         return Theory("model", {"content": _content(self._file(), _stamp(self._file()))})
 
-    def label(
-        self,
-        frames: Frames,
-        code: Code | None,
-        workdir: Path,
-        limits: Limits = UNLIMITED,  # noqa: ARG002 -- takes no time
-    ) -> Labelled:
-        return kept(frames, self.theory(code), workdir, self._label)
+    def label(self, frames: Frames, code: Code | None, workdir: Path, limits: Limits = UNLIMITED) -> Labelled:
+        return kept(frames, self.theory(code), workdir, lambda chunk: self._label(chunk, limits))
 
-    def _label(self, frames: Frames) -> Labelled:
+    def _label(self, frames: Frames, limits: Limits = UNLIMITED) -> Labelled:
+        """Labels and verdicts. No limit of time: a model takes milliseconds.
+
+        Raises:
+            ResourceError: halted.
+        """
+        verdicts = self._unfit(frames)
+        good = np.flatnonzero([v.ok for v in verdicts])
+        asked = frames.take(good)
+        found, judged = self._judged(asked, self._predicted(asked, limits))
+        if len(good) == len(frames):
+            return found, judged
+        labels = Labels.missing(frames, found.stress is not None)
+        labels.energy[good], labels.forces[frames.atoms_of(good)] = found.energy, found.forces
+        if labels.stress is not None:
+            labels.stress[good] = found.stress
+        for i, verdict in zip(good, judged, strict=True):
+            verdicts[i] = verdict
+        return labels, tuple(verdicts)
+
+    def _predicted(self, frames: Frames, limits: Limits) -> Labels:
         parts, start, model = [], 0, self._model()
         while start < len(frames):
+            if limits.halt():
+                raise ResourceError("halted")
             size = int(np.searchsorted(frames.offsets, frames.offsets[start] + self.max_atoms, side="right")) - 1
             stop = max(start + 1, size)
             parts.append(model.predict(frames.take(range(start, stop)), stress=True))
             start = stop
-        return self._judged(frames, Labels.concat(parts))
+        return Labels.concat(parts)
+
+    def _unfit(self, frames: Frames) -> list[Verdict]:
+        """What is wrong with each frame before the model sees it."""
+        from ase.data import atomic_numbers, chemical_symbols
+
+        known = np.array([atomic_numbers[s] for s in self._elements()], np.int64)
+        strange = ~np.isin(frames.numbers, known) if len(known) else np.zeros(frames.n_atoms, np.bool_)
+        verdicts = [Verdict(ok=True)] * len(frames)
+        for i, f in enumerate(frames):
+            atoms = strange[frames.offsets[i] : frames.offsets[i + 1]]
+            names = sorted({chemical_symbols[z] for z in f.numbers[atoms]})
+            if names:
+                verdicts[i] = Verdict.bad(Cause.STRUCTURE, f"the model does not know {', '.join(names)}")
+            elif not (np.isfinite(f.positions).all() and np.isfinite(f.cell).all()):
+                verdicts[i] = Verdict.bad(Cause.STRUCTURE, "positions or cell are not finite")
+        return verdicts
 
     def _judged(self, frames: Frames, labels: Labels) -> Labelled:
         """Rows of NaN and a reason where a prediction is not finite or absurd."""

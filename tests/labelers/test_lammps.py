@@ -9,8 +9,10 @@ import pytest
 
 from alflow.builders.random_cell import Part as RandomCell
 from alflow.core.frames import Frames
+from alflow.core.labels import Cause
 from alflow.core.units import EV_A3_GPa
-from alflow.errors import InfrastructureError, InputError
+from alflow.errors import InfrastructureError, InputError, ResourceError
+from alflow.interfaces import Limits
 from alflow.labelers import lammps as module
 from alflow.labelers.lammps import Part
 from alflow.testing.labeler_contract import LabelerContract
@@ -193,21 +195,21 @@ def test_an_open_slab_equals_one_in_a_tall_cell():
 
 
 @pytest.mark.parametrize(
-    ("frame", "reason"),
+    ("frame", "cause", "reason"),
     [
-        (Frames.single([13, 13], [[0, 0, 0], [0, 0, 0]], np.eye(3) * 6), "atoms overlap"),
-        (Frames.single([13, 13], [[0, 0, 0], [0.3, 0, 0]], np.eye(3) * 6), "more than 100: atoms overlap"),
-        (Frames.single([13], [[np.nan, 0, 0]], np.eye(3) * 6), "not finite"),
-        (Frames.single([13], [[0, 0, 0]], np.full((3, 3), np.inf)), "not finite"),
-        (Frames.single([13], [[0, 0, 0]], np.zeros((3, 3))), "span no volume"),
-        (Frames.single([29], [[0, 0, 0]], np.eye(3) * 6), "does not know Cu"),
+        (Frames.single([13, 13], [[0, 0, 0], [0, 0, 0]], np.eye(3) * 6), Cause.VALUE, "atoms overlap"),
+        (Frames.single([13, 13], [[0, 0, 0], [0.3, 0, 0]], np.eye(3) * 6), Cause.VALUE, "more than 100: atoms overlap"),
+        (Frames.single([13], [[np.nan, 0, 0]], np.eye(3) * 6), Cause.STRUCTURE, "not finite"),
+        (Frames.single([13], [[0, 0, 0]], np.full((3, 3), np.inf)), Cause.STRUCTURE, "not finite"),
+        (Frames.single([13], [[0, 0, 0]], np.zeros((3, 3))), Cause.STRUCTURE, "span no volume"),
+        (Frames.single([29], [[0, 0, 0]], np.eye(3) * 6), Cause.STRUCTURE, "does not know Cu"),
     ],
 )
-def test_bad_frames_get_a_reason_and_leave_the_others_alone(tmp_path, frame, reason):
+def test_bad_frames_get_a_reason_and_leave_the_others_alone(tmp_path, frame, cause, reason):
     good = TestMendelev.frames
     labels, verdicts = Part().label(Frames.concat([good[0], frame, good[1]]), None, tmp_path)
     assert [v.ok for v in verdicts] == [True, False, True]
-    assert reason in verdicts[1].reason
+    assert (verdicts[1].cause, reason in verdicts[1].reason) == (cause, True)
     want = TestMendelev._reference().energy[:2]
     np.testing.assert_allclose(labels.energy, [want[0], np.nan, want[1]], rtol=1e-12)
 
@@ -233,9 +235,10 @@ def test_a_crash_is_put_down_to_its_frame_and_the_rest_goes_on(monkeypatch):
 
     monkeypatch.setattr("alflow.engines.lammps._turned_back", killing)
     _, verdicts = part._label(frames)
-    lost = [v.reason for v in verdicts if not v.ok]
+    lost = [v for v in verdicts if not v.ok]
     assert len(lost) <= 1  # none if all answers were already on their way
-    assert all("crashed: exit status -9" in r for r in lost)
+    assert all("crashed: exit status -9" in v.reason for v in lost)
+    assert all(v.cause is Cause.MEMORY for v in lost)
     assert killed == [-9]
     assert labels_of(part, frames).energy.shape == (6,)
 
@@ -247,6 +250,28 @@ def test_a_frame_that_takes_too_long_runs_out_of_time():
     _, verdicts = part._label(Frames.concat([crystal(4.05), crystal(4.06)]))
     assert [v.ok for v in verdicts] == [False, True]
     assert "ran out of time: no answer within 0.5 s" in verdicts[0].reason
+
+
+def test_what_more_time_may_mend_is_not_kept(tmp_path):
+    part, frames = Part(), Frames.concat([crystal(4.05), crystal(4.06)])
+    labels_of(part, frames)
+    part._process()._child.send_signal(signal.SIGSTOP)
+    _, verdicts = part.label(frames, None, tmp_path, Limits(seconds=0.3))
+    assert [v.cause for v in verdicts] == [Cause.TIME, None]
+    assert list(tmp_path.iterdir()) == []
+    _, verdicts = part.label(frames, None, tmp_path)
+    assert all(v.ok for v in verdicts)
+
+
+def test_halt_ends_a_frame_that_takes_long(tmp_path):
+    part, frame = Part(), crystal(4.05)
+    labels_of(part, frame)
+    part._process()._child.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    with pytest.raises(ResourceError, match="halted"):
+        part.label(frame, None, tmp_path, Limits(halt=lambda: time.monotonic() > began + 0.7))
+    assert time.monotonic() - began < 10
+    labels_of(part, frame)
 
 
 def test_a_potential_that_vanished_is_the_machines_fault(tmp_path):

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from alflow.core.frames import Frames
-from alflow.core.labels import Labels
-from alflow.errors import InputError
+from alflow.core.labels import Cause, Labels
+from alflow.errors import InputError, ResourceError
+from alflow.interfaces import Limits
 from alflow.labelers import model as module
 from alflow.labelers.model import Part
 from alflow.registry import make, save_manifest
@@ -88,12 +89,35 @@ def test_nan_and_absurd_predictions_are_verdicts(saved, monkeypatch, tmp_path):
     frames = cells(1)
     labels, verdicts = Part(path=saved).label(frames, None, tmp_path)
     assert [v.ok for v in verdicts] == [True, False, False, True]
+    assert [v.cause for v in verdicts[1:3]] == [Cause.VALUE] * 2
     assert "NaN" in verdicts[1].reason
     assert "1e+06 eV/Å" in verdicts[2].reason
     bad = np.array([False, True, True, False])
     np.testing.assert_array_equal(np.isnan(labels.energy), bad)
     np.testing.assert_array_equal(np.isnan(labels.forces).all(axis=1), bad[frames.frame_of_atom])
     np.testing.assert_array_equal(np.isnan(labels.stress).all(axis=(1, 2)), bad)
+
+
+def test_frames_the_model_cannot_take_are_verdicts(saved, tmp_path):
+    good = cells(3, 2)
+    strange = Frames.single([13, 29, 26], np.eye(3) * 3, np.eye(3) * 9)
+    torn = good[0].moved(np.where(np.arange(good[0].n_atoms)[:, None] == 2, np.nan, good[0].positions))
+    frames = Frames.concat([good[0], strange, torn, good[1]])
+    labels, verdicts = Part(path=saved).label(frames, None, tmp_path)
+    assert [v.cause for v in verdicts] == [None, Cause.STRUCTURE, Cause.STRUCTURE, None]
+    assert verdicts[1].reason == "the model does not know Cu, Fe"
+    want, _ = Part(path=saved)._label(good)
+    np.testing.assert_allclose(labels.energy, [want.energy[0], np.nan, np.nan, want.energy[1]], rtol=1e-12)
+    bad = np.isin(frames.frame_of_atom, [1, 2])
+    np.testing.assert_allclose(labels.forces[~bad], want.forces, atol=1e-12)
+    assert np.isnan(labels.forces[bad]).all()
+    assert np.isnan(labels.stress[1:3]).all()
+
+
+def test_halt_is_asked_between_batches(saved, tmp_path):
+    with pytest.raises(ResourceError, match="halted"):
+        Part(path=saved).label(cells(1), None, tmp_path, Limits(halt=lambda: True))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_bad_paths_and_elements_are_refused(saved, tmp_path):
