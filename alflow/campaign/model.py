@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from alflow.errors import JournalError
+
+PACES: Final = 200
+"""Labels whose pace is remembered."""
 
 
 class Verb(StrEnum):
@@ -201,6 +204,21 @@ class Version:
         return any(r is None for r in self.groups.values())
 
 
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Frames to be labelled once more.
+
+    Attributes:
+        frames: which.
+        home: the task that tried first; what it left behind is in its folder.
+        level: how often they were tried.
+    """
+
+    frames: Batch
+    home: str
+    level: int
+
+
 @dataclass(slots=True)
 class Loop:
     """One active-learning loop: `rounds` and `stream` have one, `cycles` has several."""
@@ -209,6 +227,8 @@ class Loop:
     """Sampled, not yet selected."""
     queue: list[Batch] = field(default_factory=list)
     """Selected, no label task yet."""
+    again: list[Again] = field(default_factory=list)
+    """Ran out of time or memory, no further label task yet."""
     labelled: list[Batch] = field(default_factory=list)
     """Bought, not yet in a shard."""
     shards: list[Batch] = field(default_factory=list)
@@ -246,6 +266,12 @@ class State:
     """Open tasks by loop and verb."""
     open_frames: int = 0
     """Frames in open label tasks."""
+    late_frames: int = 0
+    """Frames in open relabel tasks, which nobody waits for."""
+    paces: list[float] = field(default_factory=list)
+    """Of the stage's last labels: seconds per squared number of atoms."""
+    quarantine: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Of the campaign: content id of each structure that no label could be bought of, and why."""
     attempts: Counter[str] = field(default_factory=Counter)
     """Retries of open tasks, by task and kind: ``id/kind``."""
     base: list[Batch] = field(default_factory=list)
@@ -258,6 +284,8 @@ class State:
     """Labels bought in this stage."""
     unbought: int = 0
     """Frames of this stage whose label failed."""
+    aside: int = 0
+    """Labels of this stage that were bought under another level of theory and kept out of the dataset."""
     failed_in_a_row: int = 0
     """Frames since the last label that was bought, all of whose labels failed."""
     evaluated: int = 0
@@ -328,6 +356,9 @@ def apply(state: State, event: Event) -> None:
             _sync(state)
         case Ending(reason):
             state.ending = reason
+            for loop in state.loops:  # see `_labelled`
+                state.unbought += sum(again.frames.n for again in loop.again)
+                loop.again = []
         case StageDone():
             _next_stage(state, event)
         case Closed():
@@ -349,9 +380,13 @@ def _submitted(state: State, task: Task) -> None:
         case Verb.SELECT:
             loop.pool = []
         case Verb.LABEL:
-            path, start, stop = task.args["frames"]
-            state.open_frames += stop - start
-            _take_from_queue(loop, Batch(path, start, stop))
+            batch = Batch(*task.args["frames"])
+            state.open_frames += batch.n
+            _take_from_queue(loop, batch)
+        case Verb.RELABEL:
+            batch = Batch(*task.args["frames"])
+            state.late_frames += batch.n
+            _take_again(loop, batch)
         case Verb.MERGE:
             loop.labelled = []
         case Verb.FIT:
@@ -376,6 +411,16 @@ def _take_from_queue(loop: Loop, taken: Batch) -> None:
     raise JournalError(f"a label task took {taken}, which is not queued")
 
 
+def _take_again(loop: Loop, taken: Batch) -> None:
+    for i, again in enumerate(loop.again):
+        batch = again.frames
+        if batch.path == taken.path and batch.start == taken.start:
+            rest = Batch(batch.path, taken.stop, batch.stop)
+            loop.again[i : i + 1] = [replace(again, frames=rest)] if rest.n else []
+            return
+    raise JournalError(f"a relabel task took {taken}, which does not wait for another try")
+
+
 def _close(state: State, task_id: str) -> Task:
     task = state.open.pop(task_id, None)
     if task is None:
@@ -384,8 +429,9 @@ def _close(state: State, task_id: str) -> Task:
     for kind in FailureKind:
         state.attempts.pop(f"{task_id}/{kind}", None)
     if task.verb is Verb.LABEL:
-        _, start, stop = task.args["frames"]
-        state.open_frames -= stop - start
+        state.open_frames -= Batch(*task.args["frames"]).n
+    elif task.verb is Verb.RELABEL:
+        state.late_frames -= Batch(*task.args["frames"]).n
     return task
 
 
@@ -411,9 +457,18 @@ def _selected(_: State, loop: Loop, __: Task, result: Mapping[str, Any]) -> None
 def _labelled(state: State, loop: Loop, task: Task, result: Mapping[str, Any]) -> None:
     loop.labelled += _some(result)
     state.bought += result["n"]
-    _, start, stop = task.args["frames"]
-    state.unbought += stop - start - result["n"]
-    state.failed_in_a_row = 0 if result["n"] else state.failed_in_a_row + stop - start
+    again = result.get("again") or {"n": 0}
+    if again["n"] and not state.ending:  # at the end, another, longer try is not worth keeping everything waiting
+        home, level = task.args.get("home", task.id), task.args.get("level", 0) + 1
+        loop.again.append(Again(Batch(again["path"], 0, again["n"]), home, level))
+    aside = sum(a["n"] for a in result.get("aside", ()))
+    lost = Batch(*task.args["frames"]).n - result["n"] - aside - (0 if state.ending else again["n"])
+    state.aside += aside
+    state.unbought += lost
+    state.failed_in_a_row = 0 if result["n"] else state.failed_in_a_row + lost
+    state.paces = [*state.paces, *result.get("paces", ())][-PACES:]
+    for failure in result.get("failures", ()):
+        state.quarantine.setdefault(failure["id"], {**failure, "theory": result["theory"], "task": task.id})
 
 
 def _merged(_: State, loop: Loop, __: Task, result: Mapping[str, Any]) -> None:
@@ -443,6 +498,7 @@ _FINISHED = {
     Verb.SAMPLE: _sampled,
     Verb.SELECT: _selected,
     Verb.LABEL: _labelled,
+    Verb.RELABEL: _labelled,
     Verb.MERGE: _merged,
     Verb.FIT: _fitted,
     Verb.CALIBRATE: _calibrated,
@@ -452,10 +508,10 @@ _FINISHED = {
 
 def _failed(state: State, loop: Loop, task: Task) -> None:
     match task.verb:
-        case Verb.LABEL:
-            _, start, stop = task.args["frames"]
-            state.unbought += stop - start
-            state.failed_in_a_row += stop - start
+        case Verb.LABEL | Verb.RELABEL:
+            n = Batch(*task.args["frames"]).n
+            state.unbought += n
+            state.failed_in_a_row += n
         case Verb.FIT if loop.making is not None:
             loop.making.groups.pop(task.id, None)
         case Verb.CALIBRATE:
@@ -488,4 +544,5 @@ def _next_stage(state: State, done: StageDone) -> None:
         fresh = Loop(model=first.model, seen=first.seen, versions=first.versions)
     state.loops = [fresh]
     state.syncs = state.models = state.bought = state.unbought = state.failed_in_a_row = state.evaluated = 0
+    state.aside, state.paces = 0, []
     state.ending = ""

@@ -119,6 +119,27 @@ Policy = Rounds | Stream | Cycles
 
 
 @dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long a label may take, judged by those before it, and how often it is tried.
+
+    The time of a label is compared with the median of the last ones, per squared number of atoms. One that takes much
+    longer is ended and tried once more with four times the time, in the lane ``relabel`` if the site has one (with more
+    ranks, on other nodes). Nothing waits for it: what comes of it enters the dataset later.
+
+    Attributes:
+        factor: how many times the median a label may take.
+        least_s: it may always take so long.
+        after: labels bought before their times are a measure; until then the labeler's own limit holds.
+        tries: how often a structure that ran out of time or memory is tried in all.
+    """
+
+    factor: float = 10.0
+    least_s: float = 120.0
+    after: int = 20
+    tries: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """What a policy must know of a stage besides the state.
 
@@ -133,6 +154,7 @@ class Plan:
         source: index of the earlier stage whose frames the builder draws from, or None.
         keep_data: the next stage goes on with this one's dataset (same theory).
         keep_model: the next stage starts with this one's model (same potential).
+        patience: how long a label may take.
     """
 
     policy: Policy
@@ -145,6 +167,7 @@ class Plan:
     source: int | None = None
     keep_data: bool = False
     keep_model: bool = False
+    patience: Patience = Patience()
 
 
 BUILD_CHUNK: Final = 1000
@@ -153,6 +176,8 @@ BARREN: Final = 64
 """Trajectories in a row without a candidate after which sampling on is a waste (at least two waves of them)."""
 MAX_RETRIES: Final[Mapping[FailureKind, int]] = {FailureKind.INFRASTRUCTURE: 5, FailureKind.RESOURCE: 3}
 MAX_LOST_VERSIONS: Final = 3
+MORE_TIME: Final = 4
+"""How many times longer each further try of a label may take."""
 MAX_FAILED_LABELS: Final = 200
 """Frames in a row whose labels all failed after which buying on is a waste."""
 FIRST_QUORUM: Final = 0.9
@@ -214,6 +239,7 @@ def _stream(plan: Plan, p: Stream, s: State) -> Iterator[Event]:
     if _needs_initial(p.initial, s):
         yield from issue.build(p.initial)
         return
+    yield from issue.relabels(0)
     yield from issue.labels(0, p.label_batch)
     yield from issue.version(0)
     new = sum(b.n for b in loop.labelled)
@@ -232,6 +258,8 @@ def _stream(plan: Plan, p: Stream, s: State) -> Iterator[Event]:
 
 def _cycles(plan: Plan, p: Cycles, s: State) -> Iterator[Event]:
     issue = _Issue(plan, s)
+    for k in range(len(s.loops)):
+        yield from issue.relabels(k)
     if _needs_initial(p.initial, s):
         yield from issue.build(p.initial)
     elif plan.guided and s.loops[0].model is None:
@@ -285,7 +313,7 @@ def _wave(issue: _Issue, p: Cycles, s: State, k: int) -> Iterator[Event]:
 def _wind_up(plan: Plan, s: State) -> Iterator[Event]:
     """The goal is reached: wait for labels that are being bought, fit to all, hold the model to the reference."""
     issue = _Issue(plan, s)
-    if any(t.verb is Verb.LABEL for t in s.open.values()):
+    if any(t.verb in {Verb.LABEL, Verb.RELABEL} for t in s.open.values()):
         return
     for k, loop in enumerate(s.loops):
         if loop.making is not None:
@@ -321,7 +349,7 @@ def _lost(plan: Plan, s: State) -> str:
         return ""
     if not plan.policy.initial:
         return "no model to sample with: give the policy `initial` structures, or an earlier stage of the same theory"
-    if s.issued[Verb.BUILD] and not (first.labelled or first.queue):
+    if s.issued[Verb.BUILD] and not (first.labelled or first.queue or first.again):
         return f"none of the {s.unbought} initial structures could be labelled; see the logs of the label tasks"
     return ""
 
@@ -393,11 +421,29 @@ class _Issue:
             for start in range(batch.start, batch.stop, size):
                 stop = min(start + size, batch.stop)
                 if cap is not None:
-                    stop = min(stop, start + cap - self.s.bought - self.s.open_frames - self.buying)
+                    taken = self.s.bought + self.s.open_frames + self.s.late_frames + self.buying
+                    stop = min(stop, start + cap - taken)
                 if stop <= start:
                     return
                 self.buying += stop - start
-                yield self.task(Verb.LABEL, k, frames=Batch(batch.path, start, stop).json())
+                yield self.task(Verb.LABEL, k, frames=Batch(batch.path, start, stop).json(), pace=self._pace(0))
+
+    def relabels(self, k: int) -> Iterator[Submitted]:
+        """A task for each frame that ran out of time or memory: with more, and nobody waits for it."""
+        for again in self.s.loops[k].again:
+            self.buying += again.frames.n
+            for start in range(again.frames.start, again.frames.stop):
+                frames = Batch(again.frames.path, start, start + 1).json()
+                pace = self._pace(again.level)
+                yield self.task(Verb.RELABEL, k, frames=frames, home=again.home, level=again.level, pace=pace)
+
+    def _pace(self, level: int) -> list[float] | None:
+        """Most seconds per squared number of atoms, and least seconds, that a label gets; None before it is known."""
+        patience, paces = self.plan.patience, self.s.paces
+        if len(paces) < patience.after:
+            return None
+        more = MORE_TIME**level
+        return [float(f"{patience.factor * median(paces) * more:.3g}"), patience.least_s * more]
 
     def merge(self, k: int) -> Submitted:
         return self.task(Verb.MERGE, k, labelled=sorted((b.json() for b in self.s.loops[k].labelled), key=str))

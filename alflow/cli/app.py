@@ -116,6 +116,18 @@ def status(
 
 
 @app.command()
+def why(
+    run: RunFolder,
+    name: Annotated[
+        str, typer.Argument(metavar="[ID]", help="A structure's id or its first digits, TASK/NUMBER, or a task.")
+    ] = "",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Say what became of a structure or a task, and why; without ID, of everything that failed."""
+    _verb("campaign", "why")(run, name, as_json=json)
+
+
+@app.command()
 def stop(run: RunFolder) -> None:
     """End a running campaign; it can be resumed."""
     raise typer.Exit(_verb("campaign", "stop")(run))

@@ -83,6 +83,26 @@ def status(run_dir: Path, *, as_json: bool) -> None:
         Console().print(monitor.render(found))
 
 
+def why(run_dir: Path, name: str, *, as_json: bool) -> None:
+    """Print what became of a structure or a task; of everything that failed if there is no `name`.
+
+    Raises:
+        RunError: no run there.
+        InputError: the run has nothing of that name.
+    """
+    from dataclasses import asdict
+
+    from alflow.monitor import why as monitor
+
+    stories = [monitor.why(run_dir, name)] if name else monitor.failures(run_dir)
+    if as_json:
+        print(json.dumps([asdict(s) for s in stories], indent=1))  # noqa: T201  # rich would wrap it
+        return
+    _say(*(line for story in stories for line in (monitor.text(story), "")))
+    if not name:
+        _say(f"{len(stories)} structures and tasks failed." if stories else "Nothing has failed.")
+
+
 def stop(run_dir: Path) -> int:
     """Ask the run's coordinator to end, and wait for it; the exit status.
 

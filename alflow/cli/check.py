@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from alflow.errors import InputError
 from alflow.spec import workflow as workflows
 from alflow.spec.plan import plan
-from alflow.spec.site import Site, load_site
+from alflow.spec.site import Site, code_of, load_site
 from alflow.spec.workflow import PARTS, POLICIES, Stage, Workflow
 
 
@@ -26,7 +27,7 @@ def check(workflow: str, site: str, *, scripts: bool) -> None:
     console = Console(highlight=False)
     console.print(f"[bold]{what.name}[/bold]: seed {what.seed}, digest {workflows.digest(what)}")
     for number, stage in enumerate(what.stages):
-        _stage(console, what, number, stage)
+        _stage(console, what, where, number, stage)
     _blocks(console, where)
     if scripts:
         _scripts(console, where)
@@ -36,7 +37,15 @@ def check(workflow: str, site: str, *, scripts: bool) -> None:
     console.print("Both files are right; nothing was started." if not notes else "Otherwise both files are right.")
 
 
-def _stage(console: Console, workflow: Workflow, number: int, stage: Stage) -> None:
+def _theory(stage: Stage, site: Site) -> str:
+    """Fingerprint of the labels; unknown where their program is out of sight."""
+    try:
+        return stage.labeler.theory(code_of(site, stage.labeler.code)).fingerprint
+    except InputError as exc:
+        return f"not known here: {exc.where} {exc.problem}"
+
+
+def _stage(console: Console, workflow: Workflow, site: Site, number: int, stage: Stage) -> None:
     content = workflow.content["stages"][number]
     console.print(f"\nstage {number + 1} of {len(workflow.stages)}: [bold]{stage.name}[/bold]")
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
@@ -46,6 +55,11 @@ def _stage(console: Console, workflow: Workflow, number: int, stage: Stage) -> N
     table.add_row("policy", policy, escape(_settings(content["policy"])))
     table.add_row("thresholds", "", f"select {stage.thresholds.select:g}, stop {stage.thresholds.stop:g}")
     table.add_row("until", "", " or ".join(_endings(stage)))
+    for key in ("gates", "patience"):
+        table.add_row(key, "", escape(_settings(dataclasses.asdict(getattr(stage, key)))))
+    table.add_row("theory", "", _theory(stage, site))
+    if stage.same_theory:
+        table.add_row("same_theory", "", ", ".join(stage.same_theory))
     if stage.evaluate is not None:
         elements = max(1, len(workflows.elements_of(workflow, number)))
         table.add_row("evaluate", "", f"about {stage.evaluate.cost(elements)} reference calculations at the end")

@@ -74,7 +74,7 @@ class Labels:
 
 @dataclass(frozen=True, slots=True)
 class Theory:
-    """A level of theory: labels of two different ones never share a dataset.
+    """A level of theory: labels of two different ones never share a dataset unless the workflow says they may.
 
     Attributes:
         code: the family of programs, such as ``espresso`` or ``lammps``.
@@ -89,6 +89,19 @@ class Theory:
         """Sixteen hexadecimal digits that change when any setting does."""
         text = json.dumps([self.code, dict(self.settings)], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def differences(self, other: Theory) -> list[str]:
+        """What sets `other` apart, in words such as ``ENCUT: 400 there, 520 here``; `self` is here."""
+        mine, theirs = ({"code": t.code, **_flat(t.settings)} for t in (self, other))
+        keys = dict.fromkeys([*mine, *theirs])
+        return [f"{k}: {theirs.get(k)} there, {mine.get(k)} here" for k in keys if mine.get(k) != theirs.get(k)]
+
+
+def _flat(value: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        found |= _flat(item, f"{before}{key}.") if isinstance(item, Mapping) else {f"{before}{key}": item}
+    return found
 
 
 class Cause(StrEnum):

@@ -70,6 +70,23 @@ class Failure:
     retried: bool
 
 
+@dataclass(slots=True)
+class Unlabelled:
+    """Frames that no label could be bought of for one cause.
+
+    Attributes:
+        frames: how many.
+        reason: of the first of them, in words.
+        log: one that shows it, or empty.
+        example: content id of the first of them, or the task that failed as a whole.
+    """
+
+    frames: int
+    reason: str
+    log: str
+    example: str
+
+
 @dataclass(frozen=True, slots=True)
 class ModelPoint:
     """A model version when it was ready.
@@ -133,7 +150,10 @@ class History:
         failures: every failure, also of tries that were repeated.
         counts: tasks by verb and outcome.
         labels: time, labels bought and frames failed so far, at each label task's end.
-        label_failures: why labels failed: reason -> (frames, path of one log or empty).
+        label_failures: why labels failed, by cause; every frame of `labels`' failures is in one of them.
+        waiting: frames that ran out of time or memory and were not tried again yet.
+        aside: labels kept apart since they are of another level of theory, by its fingerprint.
+        corrected: labels that a correction helped to.
         models: every model version, in the order in which they were ready.
         waves: what every sampling task brought home, in the order in which they ended.
         evaluations: stage -> result of `science.evaluate`, for the stages that were judged.
@@ -149,7 +169,10 @@ class History:
     failures: list[Failure] = field(default_factory=list)
     counts: dict[str, Counter[str]] = field(default_factory=dict)
     labels: list[tuple[float, int, int]] = field(default_factory=list)
-    label_failures: dict[str, tuple[int, str]] = field(default_factory=dict)
+    label_failures: dict[str, Unlabelled] = field(default_factory=dict)
+    waiting: int = 0
+    aside: Counter[str] = field(default_factory=Counter)
+    corrected: int = 0
     models: list[ModelPoint] = field(default_factory=list)
     waves: list[Wave] = field(default_factory=list)
     evaluations: dict[int, Mapping[str, Any]] = field(default_factory=dict)
@@ -187,6 +210,8 @@ class History:
             case Submitted(task):
                 self.tasks[task.id] = TaskRecord(task.id, task.verb, task.args, t)
                 self.counts.setdefault(str(task.verb), Counter())["open"] += 1
+                if task.verb is Verb.RELABEL:
+                    self.waiting -= self.tasks[task.id].frames
             case Finished(task_id, result):
                 self._end(t, task_id, "finished", result)
             case Failed(task_id, kind, detail, log):
@@ -198,6 +223,8 @@ class History:
                 self._end(t, task_id, "cancelled", {})
             case Ending(reason):
                 self.ending = reason
+                self._give_up(t, self.waiting)
+                self.waiting = 0
             case StageDone(stage, reason):
                 self.stages_done[stage], self.ending = (t, reason), ""
             case Closed():
@@ -213,7 +240,7 @@ class History:
         task.ended, task.outcome, task.result = t, outcome, result
         if outcome == "cancelled":
             return
-        if task.verb is Verb.LABEL:
+        if outcome == "finished" and task.verb in {Verb.LABEL, Verb.RELABEL}:
             self._labelled(t, task)
         elif outcome == "finished" and task.verb is Verb.CALIBRATE:
             self.models.append(_model_point(t, task))
@@ -223,24 +250,43 @@ class History:
             self.evaluations[task.stage] = result
 
     def _labelled(self, t: float, task: TaskRecord) -> None:
-        _, bought, failed = self.labels[-1] if self.labels else (t, 0, 0)
-        n = int(task.result.get("n", 0))
-        missing = max(task.frames - n, 0) if task.frames else int(task.result.get("failed", 0))
-        self.labels.append((t, bought + n, failed + missing))
-        log = next(iter(task.result.get("logs", ())), "")
-        for reason, frames in dict(task.result.get("reasons", {})).items():
-            self._label_failed(str(reason), int(frames), str(log))
+        r = task.result
+        n, again = int(r.get("n", 0)), int((r.get("again") or {"n": 0})["n"])
+        failures = list(r.get("failures", ()))
+        self.corrected += int(r.get("corrected", 0))
+        for other in r.get("aside", ()):
+            self.aside[str(other["theory"])] += int(other["n"])
+        self._count(t, n, len(failures))
+        for f in failures:
+            self._label_failed(str(f["cause"]), 1, str(f["reason"]), str(f["log"]), str(f["id"]))
+        if self.ending:
+            self._give_up(t, again)
+        else:
+            self.waiting += again
 
-    def _label_failed(self, reason: str, frames: int, log: str) -> None:
-        count, known = self.label_failures.get(reason, (0, ""))
-        self.label_failures[reason] = (count + frames, known or log)
+    def _give_up(self, t: float, frames: int) -> None:
+        """What ran out of time or memory is not tried once more when the stage ends."""
+        if frames:
+            self._count(t, 0, frames)
+            self._label_failed("time or memory", frames, "the stage ended before another try", "", "")
+
+    def _count(self, t: float, bought: int, failed: int) -> None:
+        _, n, m = self.labels[-1] if self.labels else (t, 0, 0)
+        self.labels.append((t, n + bought, m + failed))
+
+    def _label_failed(self, cause: str, frames: int, reason: str, log: str, example: str) -> None:
+        if cause in self.label_failures:
+            self.label_failures[cause].frames += frames
+        else:
+            self.label_failures[cause] = Unlabelled(frames, reason, log, example)
 
     def _fail(self, t: float, task_id: str, kind: str, detail: str, log: str, *, retried: bool) -> None:
         task = self.tasks.get(task_id)
         verb = str(task.verb) if task is not None else ""
         self.failures.append(Failure(t, task_id, verb, str(kind), detail, log, retried))
-        if task is not None and task.verb is Verb.LABEL and not retried:
-            self._label_failed(detail, task.frames, log)
+        if task is not None and task.verb in {Verb.LABEL, Verb.RELABEL} and not retried:
+            self._count(t, 0, task.frames)
+            self._label_failed(f"task failed ({kind})", task.frames, detail, log, task_id)
 
     @property
     def stage(self) -> int:

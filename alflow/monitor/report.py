@@ -160,10 +160,11 @@ def _failures(history: History) -> str:
     out = ["<section><h2>Failures</h2>"]
     if labels:
         rows = "".join(
-            f"<tr><td>{escape(reason)}</td><td>{n}</td><td class=path>{escape(log)}</td></tr>"
-            for reason, (n, log) in sorted(labels.items(), key=lambda item: -item[1][0])
+            f"<tr><td>{escape(cause)}</td><td>{f.frames}</td><td>{escape(f.reason[-600:])}</td>"
+            f"<td class=path>{escape(f.log)}</td></tr>"
+            for cause, f in sorted(labels.items(), key=lambda item: -item[1].frames)
         )
-        head = "<tr><th>frames that could not be labelled</th><th>frames</th><th>one log</th></tr>"
+        head = "<tr><th>no label since</th><th>frames</th><th>the first of them</th><th>its log</th></tr>"
         out.append(f"<div class=scroll><table class=words>{head}{rows}</table></div>")
     if history.failures:
         out.append(_task_failures(history))

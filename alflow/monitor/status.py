@@ -36,7 +36,10 @@ class Status:
         retries: tries that were repeated.
         labels_bought, labels_failed: over all stages.
         labels_target: of all stages that have one, or None.
-        labels_failed_by: reason -> frames.
+        labels_failed_by: cause -> frames; they add up to `labels_failed`.
+        labels_waiting: frames that ran out of time or memory and will be tried again.
+        labels_aside: labels kept apart, of another level of theory.
+        labels_corrected: bought with the help of a correction that leaves the level of theory alone.
         labels_per_hour: in the last hour of the run, or None before the first label.
         models: model versions that were ready.
         model: path of the newest, relative to the run directory.
@@ -59,6 +62,9 @@ class Status:
     labels_failed: int
     labels_target: int | None
     labels_failed_by: Mapping[str, int]
+    labels_waiting: int
+    labels_aside: int
+    labels_corrected: int
     labels_per_hour: float | None
     models: int
     model: str
@@ -102,7 +108,10 @@ def summary(history: History, run_dir: Path, *, running: bool, now: float) -> St
         labels_bought=series[-1][1] if series else 0,
         labels_failed=series[-1][2] if series else 0,
         labels_target=label_target(run_dir),
-        labels_failed_by={reason: n for reason, (n, _) in history.label_failures.items()},
+        labels_failed_by={cause: f.frames for cause, f in history.label_failures.items()},
+        labels_waiting=history.waiting,
+        labels_aside=history.aside.total(),
+        labels_corrected=history.corrected,
         labels_per_hour=_rate(history, end),
         models=len(models),
         model=newest.path if newest else "",
@@ -189,8 +198,14 @@ def _facts(s: Status) -> list[tuple[str, str]]:
     rate = f", {s.labels_per_hour:.0f} an hour" if s.labels_per_hour is not None else ""
     rows = [("run", s.run), ("stage", s.stage), ("labels", f"{s.labels_bought}{target}{rate}")]
     if s.labels_failed:
-        reasons = "; ".join(f"{n} {reason}" for reason, n in s.labels_failed_by.items())
-        rows.append(("labels failed", f"{s.labels_failed}: {reasons}" if reasons else str(s.labels_failed)))
+        causes = ", ".join(f"{n} {cause}" for cause, n in s.labels_failed_by.items())
+        rows.append(("labels failed", f"{s.labels_failed}: {causes}; `alflow why {s.run}` names each"))
+    if s.labels_waiting:
+        rows.append(("labels to try again", f"{s.labels_waiting}: ran out of time or memory"))
+    if s.labels_aside:
+        rows.append(("labels kept apart", f"{s.labels_aside}: of another level of theory"))
+    if s.labels_corrected:
+        rows.append(("labels corrected", f"{s.labels_corrected}: the way to the label, never its level of theory"))
     if s.models:
         rows.append(("models", f"{s.models}; the newest from {s.model_frames} frames: {s.model}"))
     if s.errors:

@@ -143,7 +143,7 @@ def plans(workflow: Workflow, site: Site) -> list[Plan]:
 def _plan(stages: Sequence[Stage], i: int, site: Site) -> Plan:
     stage = stages[i]
     after = stages[i + 1] if i + 1 < len(stages) else None
-    same_theory = after is not None and _theory(stage, site) == _theory(after, site)
+    same_theory = after is not None and _theory(stage, site) in {_theory(after, site), *after.same_theory}
     same_model = after is not None and (stage.potential, stage.uncertainty) == (after.potential, after.uncertainty)
     members = stage.potential.members
     return Plan(
@@ -157,6 +157,7 @@ def _plan(stages: Sequence[Stage], i: int, site: Site) -> Plan:
         source=[s.name for s in stages].index(stage.from_stage) if stage.from_stage else None,
         keep_data=same_theory,
         keep_model=same_theory and same_model,
+        patience=stage.patience,
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +28,7 @@ from alflow.runtime import layout
 from alflow.runtime.journal import Journal
 from alflow.runtime.runner import Report, Runner
 from alflow.runtime.worker import finished
+from alflow.store.files import write_text
 
 logger = logging.getLogger(__name__)
 POLL_S = 0.5
@@ -77,6 +80,8 @@ class Coordinator:
 
     def _resume(self) -> None:
         """Ask again for what was open when the last coordinator ended; take what was finished meanwhile as it is."""
+        if self.state.quarantine:
+            write_text(self._root / layout.QUARANTINE, "".join(map(_line, self.state.quarantine.items())))
         for task in list(self.state.open.values()):
             result = finished(self._root, task.id)
             if result is not None:
@@ -88,9 +93,13 @@ class Coordinator:
         """Write one decision down, fold it in, then act on it: in this order."""
         t = self._clock()
         self._journal.append(events, t)
-        tasks = dict(self.state.open)
+        tasks, barred = dict(self.state.open), len(self.state.quarantine)
         for event in events:
             apply(self.state, event)
+            if len(self.state.quarantine) > barred:  # before any task that might meet them is given out
+                with (self._root / layout.QUARANTINE).open("a") as f:
+                    f.writelines(map(_line, islice(self.state.quarantine.items(), barred, None)))
+                barred = len(self.state.quarantine)
             match event:
                 case Submitted(task):
                     self._runner.submit(_plain(task))
@@ -116,6 +125,10 @@ class Coordinator:
             self._record([Finished(task.id, result)])
         else:
             self._record(respond(self.state, task, failure, detail, log))
+
+
+def _line(entry: tuple[str, Mapping[str, Any]]) -> str:
+    return json.dumps({"id": entry[0], **entry[1]}) + "\n"
 
 
 def _plain(task: Task) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import shutil
 import sys
 import time
@@ -11,19 +12,20 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alflow import registry
 from alflow.campaign.model import Verb
 from alflow.core.frames import Floats, Frames
-from alflow.core.labels import Labels
+from alflow.core.labels import AGAIN, Cause, Labels, Verdict
 from alflow.core.rng import task_rng, task_seed
-from alflow.interfaces import Code, Guide, Halt, Model, Stop
+from alflow.interfaces import Code, Guide, Halt, Limits, Model, Stop
 from alflow.runtime import layout
 from alflow.runtime.runner import failure_kind
 from alflow.spec.site import Site, code_of, load_site
@@ -171,48 +173,158 @@ def _sample(c: _Context, args: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _select(c: _Context, args: Mapping[str, Any]) -> dict[str, Any]:
-    pool = _joined([_read(c.root, b) for b in args["pool"]])
     known = _frames(c.root, args["known"]) or Frames.empty()
+    pool = _new(_joined([_read(c.root, b) for b in args["pool"]]), known)
     model = _model(str(c.root / args["model"])) if args["model"] and c.stage.selector.requires else None
     scores: Floats = np.asarray(pool.columns["score"], np.float64)
     picked = c.stage.selector.choose(pool.frames, scores, known, model, args["limit"], c.rng)
     return {**_save(c, pool.take(picked)), "offered": len(pool.frames)}
 
 
+def _new(pool: Shard, known: Frames) -> Shard:
+    """The pool without what is in the dataset already, or twice in the pool: no label is bought twice."""
+    seen, keep = set(known.ids()), []
+    for i, name in enumerate(pool.frames.ids()):
+        if name not in seen:
+            seen.add(name)
+            keep.append(i)
+    return pool if len(keep) == len(pool.frames) else pool.take(keep)
+
+
 def _label(c: _Context, args: Mapping[str, Any]) -> dict[str, Any]:
-    bought = _read(c.root, args["frames"])
-    labels, verdicts = c.stage.labeler.label(bought.frames, c.code, c.here)
-    good = [i for i, v in enumerate(verdicts) if v.ok]
-    shard = Shard(bought.frames, _label_columns(c.id, bought, verdicts), labels, c.stage.labeler.theory(c.code))
-    failed = [v for v in verdicts if not v.ok]
+    """Buy labels: first the gates and the quarantine, then the reference, then the gates once more.
+
+    Every frame ends in one of four places: in the shard of good labels; in ``again.h5``, where it ran out of time or
+    memory and may be tried once more; in the shard of another theory; or in ``failures``, with its reason.
+    """
+    asked = _read(c.root, args["frames"])
+    theory = c.stage.labeler.theory(c.code)
+    verdicts = _refused(c, asked.frames, theory.fingerprint)
+    open_ = np.flatnonzero([v is None for v in verdicts])
+    labels = Labels.missing(asked.frames)
+    if len(open_):
+        some = asked.frames.take(open_)
+        home = c.root / layout.task_dir(args["home"]) if "home" in args else c.here
+        bought, told = c.stage.labeler.label(some, c.code, home, Limits(_seconds(args, some), _halt(c.here)))
+        caps = c.stage.gates.after(some, bought)
+        for i, verdict, cap in zip(open_, told, caps, strict=True):
+            verdicts[i] = cap if verdict.ok and cap is not None else verdict
+        labels = bought if len(open_) == len(verdicts) else _spread(bought, some, asked.frames, open_)
+    return _sorted_out(c, args, Shard(asked.frames, asked.columns, labels, theory), [v for v in verdicts if v])
+
+
+def _refused(c: _Context, frames: Frames, theory: str) -> list[Verdict | None]:
+    """The verdict on each frame that no label is to be bought of: it failed before, or does not pass the gates."""
+    known, verdicts = _quarantine(c.root / layout.QUARANTINE), c.stage.gates.before(frames)
+    for i, name in enumerate(frames.ids() if known else ()):
+        if (entry := known.get(name)) is not None and entry["theory"] == theory:
+            reason = f"failed before, in {entry['task']}: {entry['reason']}"
+            verdicts[i] = Verdict.bad(Cause.QUARANTINED, reason, entry["log"])
+    return verdicts
+
+
+def _quarantine(path: Path) -> Mapping[str, Any]:
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return {}
+    return _quarantined(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=1)
+def _quarantined(path: Path, mtime_ns: int, size: int) -> Mapping[str, Any]:  # noqa: ARG001  of the file as it is now
+    entries = {}
+    for line in path.read_text().splitlines(keepends=True):
+        if line.endswith("\n"):  # the last one may be in the making
+            entry = json.loads(line)
+            entries[entry["id"]] = entry
+    return entries
+
+
+def _seconds(args: Mapping[str, Any], frames: Frames) -> float | None:
+    """Longest that a frame may take, by the pace of the labels before it."""
+    if not args.get("pace"):
+        return None
+    per_atom2, least = args["pace"]
+    return float(max(least, per_atom2 * int(frames.sizes.max()) ** 2))
+
+
+def _spread(bought: Labels, some: Frames, frames: Frames, which: NDArray[np.int64]) -> Labels:
+    """The labels of `some` frames in their places among all, NaN elsewhere."""
+    labels = Labels.missing(frames, bought.stress is not None)
+    labels.energy[which], labels.forces[frames.atoms_of(which)] = bought.energy, bought.forces
+    assert len(some) == len(which)
+    if labels.stress is not None and bought.stress is not None:
+        labels.stress[which] = bought.stress
+    return labels
+
+
+def _sorted_out(c: _Context, args: Mapping[str, Any], all_: Shard, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """Write every frame where it belongs; the task's result."""
+    assert all_.theory is not None
+    own, level = all_.theory.fingerprint, int(args.get("level", 0))
+    names, sizes = all_.frames.ids(), all_.frames.sizes
+    found: dict[str, list[int]] = {"good": [], "again": [], "failed": []}
+    elsewhere: dict[str, list[int]] = {}
+    for i, v in enumerate(verdicts):
+        theory = own if v.theory is None else v.theory.fingerprint
+        if v.ok and theory in {own, *c.stage.same_theory}:
+            found["good"].append(i)
+        elif v.ok:
+            elsewhere.setdefault(theory, []).append(i)
+        elif v.cause in AGAIN and level + 1 < c.stage.patience.tries:
+            found["again"].append(i)
+        else:
+            found["failed"].append(i)
+    columns = _label_columns(c.id, all_, verdicts, own)
+    shard = Shard(all_.frames, columns, all_.labels, all_.theory)
+    failures = [
+        {"id": names[i], "cause": str(v.cause), "reason": v.reason, "log": v.log}
+        for i, v in ((i, verdicts[i]) for i in found["failed"])
+    ]
+    paces = [verdicts[i].seconds / float(sizes[i]) ** 2 for i in found["good"] if not math.isnan(verdicts[i].seconds)]
     return {
-        **_save(c, shard.take(good)),
-        "failed": len(failed),
-        "reasons": dict(Counter(v.reason for v in failed)),
-        "logs": [v.log for v in failed if v.log][:20],
+        **_save(c, shard.take(found["good"])),
+        "again": _aside(c, "again", Shard(all_.frames, all_.columns), found["again"]),
+        "aside": [
+            {**_aside(c, name, replace(shard, theory=verdicts[which[0]].theory), which), "theory": name}
+            for name, which in elsewhere.items()
+        ],
+        "failures": failures,
+        "theory": own,
+        "corrected": sum(bool(verdicts[i].corrections) for i in found["good"]),
+        "paces": [float(f"{p:.3g}") for p in paces],
     }
 
 
-def _label_columns(task_id: str, bought: Shard, verdicts: Sequence[Any]) -> dict[str, Column]:
+def _aside(c: _Context, name: str, shard: Shard, which: Sequence[int]) -> dict[str, Any]:
+    path = c.here / f"{name}.h5"
+    if which:
+        write_shard(path, shard.take(list(which)))
+    return {"path": c.relative(path), "n": len(which)}
+
+
+def _label_columns(task_id: str, bought: Shard, verdicts: Sequence[Verdict], own: str) -> dict[str, Column]:
     corrections = [json.dumps([dict(x) for x in v.corrections]) if v.corrections else "" for v in verdicts]
     return {
         **bought.columns,
         "label": np.array([f"{task_id}/{i}" for i in range(len(verdicts))]),
         "corrections": np.array(corrections),
         "id": np.array(bought.frames.ids()),
+        "theory": np.array([own if v.theory is None else v.theory.fingerprint for v in verdicts]),
     }
 
 
 def _merge(c: _Context, args: Mapping[str, Any]) -> dict[str, Any]:
     parts = [_read(c.root, b) for b in args["labelled"]]
-    data = Dataset.join(parts)
+    data = Dataset.join(parts, c.stage.same_theory)
     path = c.root / layout.shard_path(args["stage"], int(c.id.rpartition("-")[2]))
     write_shard(path, Shard(data.frames, data.columns, data.labels, data.theory))
     return {"path": c.relative(path), "n": len(data)}
 
 
 def _fit(c: _Context, args: Mapping[str, Any]) -> dict[str, Any]:
-    data = Dataset.open([(c.root / path, start, stop) for path, start, stop in args["shards"]])
+    data = _dataset(c, args)
     seed = task_seed(c.workflow.seed, f"{args['stage']}-{args['loop']}-v{args['version']}")
     start = registry.read_manifest(c.root / args["start"]).files if args["start"] else ()
     began = time.monotonic()
@@ -228,7 +340,7 @@ def _fit(c: _Context, args: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _calibrate(c: _Context, args: Mapping[str, Any]) -> dict[str, Any]:
-    data = Dataset.open([(c.root / path, start, stop) for path, start, stop in args["shards"]])
+    data = _dataset(c, args)
     folder = c.root / layout.model_dir(args["stage"], args["loop"], args["version"])
     files, fits = [], []
     for task_id, names in args["groups"]:
@@ -288,6 +400,7 @@ _VERBS: dict[Verb, Callable[[_Context, Mapping[str, Any]], dict[str, Any]]] = {
     Verb.SAMPLE: _sample,
     Verb.SELECT: _select,
     Verb.LABEL: _label,
+    Verb.RELABEL: _label,
     Verb.MERGE: _merge,
     Verb.FIT: _fit,
     Verb.CALIBRATE: _calibrate,
@@ -307,6 +420,11 @@ def _save(c: _Context, shard: Shard) -> dict[str, Any]:
 def _read(root: Path, batch: Sequence[Any]) -> Shard:
     path, start, stop = batch
     return read_shard(root / path, start, stop)
+
+
+def _dataset(c: _Context, args: Mapping[str, Any]) -> Dataset:
+    shards = [(c.root / path, start, stop) for path, start, stop in args["shards"]]
+    return Dataset.open(shards, c.stage.same_theory)
 
 
 def _frames(root: Path, batches: Sequence[Sequence[Any]] | None) -> Frames | None:

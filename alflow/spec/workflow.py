@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 
 from alflow import registry
-from alflow.campaign.policy import Cycles, Policy, Rounds, Stream, Until
+from alflow.campaign.policy import Cycles, Patience, Policy, Rounds, Stream, Until
 from alflow.errors import CapabilityError, InputError, SpecError, UnknownPartError
 from alflow.interfaces import Builder, Capability, Labeler, Potential, Sampler, Selector, Thresholds, Uncertainty
 from alflow.spec import shipped, yaml_file
@@ -27,6 +27,7 @@ from alflow.validation import check_keys, each, joined, moved, raise_all, shown,
 
 if TYPE_CHECKING:
     from alflow.science.evaluate import EvaluateSettings
+    from alflow.science.gates import Gates
     from alflow.spec.site import Site
 
 SCHEMA: Final = 1
@@ -42,9 +43,10 @@ PARTS: Final = {
 POLICIES: Final[Mapping[str, type[Any]]] = {"rounds": Rounds, "stream": Stream, "cycles": Cycles}
 
 _TOP_KEYS: Final = ("alflow", "name", "seed", "defaults", "stages")
-_SETTINGS: Final = ("thresholds", "policy", "until", "evaluate")
+_SETTINGS: Final = ("thresholds", "policy", "until", "gates", "patience", "same_theory", "evaluate")
 _STAGE_KEYS: Final = (*PARTS, *_SETTINGS)
 _MAY_BE_ZERO: Final = frozenset({"initial", "max_rounds"})
+_FINGERPRINT: Final = re.compile(r"[0-9a-f]{16}")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -58,6 +60,10 @@ class Stage:
         thresholds: scores that select a frame and that stop a trajectory.
         policy: how work is scheduled.
         until: when the stage is done.
+        gates: what a structure and its label must be.
+        patience: how long a label may take.
+        same_theory: fingerprints of other levels of theory whose labels may join this stage's dataset: those of an
+            earlier stage, or of a correction that the labeler allows. `alflow check` prints them.
         evaluate: what the last model is measured on, or None for nothing.
     """
 
@@ -71,6 +77,9 @@ class Stage:
     thresholds: Thresholds
     policy: Policy
     until: Until
+    gates: Gates
+    patience: Patience = field(default_factory=Patience)
+    same_theory: tuple[str, ...] = ()
     evaluate: EvaluateSettings | None = None
 
     @property
@@ -277,13 +286,14 @@ class _Reader:
             "thresholds": _thresholds,
             "policy": _policy,
             "until": _until,
+            "gates": _gates,
+            "patience": _patience,
+            "same_theory": _same_theory,
             "evaluate": _evaluate,
         }
         if key not in merged:
-            if key == "evaluate":
-                return None
-            if key == "thresholds":
-                return Thresholds(select=1.0, stop=1.0)
+            if key in _UNLESS_SAID:
+                return _UNLESS_SAID[key]()
             hint = f"kinds: {', '.join(POLICIES)}" if key == "policy" else _UNTIL_HINT
             self._keep([SpecError(where, "is required", hint)])
             return None
@@ -380,6 +390,41 @@ def _until(raw: Any, where: str) -> Until:
     if all(getattr(until, f.name) is None or getattr(until, f.name) is False for f in fields(until)):
         raise SpecError(where, "never holds: the stage would not end", _UNTIL_HINT)
     return until
+
+
+def _default_gates() -> Gates:
+    from alflow.science.gates import Gates
+
+    return Gates()
+
+
+_UNLESS_SAID: Final[Mapping[str, Callable[[], Any]]] = {
+    "evaluate": lambda: None,
+    "thresholds": lambda: Thresholds(select=1.0, stop=1.0),
+    "gates": _default_gates,
+    "patience": Patience,
+    "same_theory": tuple,
+}
+
+
+def _gates(raw: Any, where: str) -> Gates:
+    from alflow.science.gates import Gates
+
+    return validate(Gates, raw, where)
+
+
+def _patience(raw: Any, where: str) -> Patience:
+    patience = validate(Patience, raw, where)
+    raise_all(list(_ranges(patience, where)))
+    return patience
+
+
+def _same_theory(raw: Any, where: str) -> tuple[str, ...]:
+    good = isinstance(raw, list) and all(isinstance(f, str) and _FINGERPRINT.fullmatch(f) for f in raw)
+    if not good:
+        hint = "such as ['0123456789abcdef'], in quotes; `alflow check` prints the fingerprint of every stage"
+        raise SpecError(where, f"expected a list of fingerprints of theories, got {shown(raw)}", hint)
+    return tuple(raw)
 
 
 def _evaluate(raw: Any, where: str) -> EvaluateSettings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -38,17 +38,18 @@ class Dataset:
             raise DataError("Dataset: NaN or infinite energies or forces; failed labels must not be stored")
 
     @staticmethod
-    def open(shards: Sequence[tuple[Path, int, int]] | Sequence[Path]) -> Dataset:
-        """Read shards, or frames start:stop of each, in the given order; a frame met twice is kept once.
-
-        Raises:
-            DataError: no shard, a shard without labels, or two theories.
-        """
-        return Dataset.join([read_shard(*(s if isinstance(s, tuple) else (s,))) for s in shards])
+    def open(shards: Sequence[tuple[Path, int, int]] | Sequence[Path], same: Collection[str] = ()) -> Dataset:
+        """Read shards, or frames start:stop of each, in the given order; see `join`."""
+        return Dataset.join([read_shard(*(s if isinstance(s, tuple) else (s,))) for s in shards], same)
 
     @staticmethod
-    def join(parts: Sequence[Shard]) -> Dataset:
+    def join(parts: Sequence[Shard], same: Collection[str] = ()) -> Dataset:
         """The labelled frames of several shards, in the given order; a frame met twice is kept once.
+
+        Args:
+            parts: the shards.
+            same: fingerprints of theories that count as the same as the others'. Of the theories that are there, the
+                dataset is of the one that is not among them.
 
         Raises:
             DataError: no shard, a shard without labels, or two theories.
@@ -58,9 +59,14 @@ class Dataset:
         theories = {p.theory.fingerprint: p.theory for p in parts if p.theory is not None}
         if any(p.labels is None for p in parts):
             raise DataError("Dataset: a shard holds no labels")
-        if len(theories) > 1:
-            raise DataError(f"Dataset: shards of {len(theories)} theories: {sorted(theories)}; expected one")
-        return _joined(parts, next(iter(theories.values())))
+        own = [t for f, t in theories.items() if f not in same] or list(theories.values())[-1:]
+        if len(own) > 1:
+            apart = "; ".join(own[0].differences(own[1])[:5])
+            raise DataError(
+                f"Dataset: labels of {len(own)} levels of theory do not mix ({apart}). If they may, "
+                f"list the other fingerprint in the stage's same_theory: {', '.join(t.fingerprint for t in own)}"
+            )
+        return _joined(parts, own[0])
 
     @cached_property
     def ids(self) -> tuple[str, ...]:

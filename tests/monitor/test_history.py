@@ -16,7 +16,7 @@ from alflow.campaign.model import (
     Verb,
 )
 from alflow.errors import JournalError, RunError
-from alflow.monitor.history import History, in_milli
+from alflow.monitor.history import History, Unlabelled, in_milli
 from alflow.runtime import layout
 
 
@@ -38,8 +38,8 @@ def test_series_of_a_real_run_fit_its_results(finished_run):
     results = [json.loads(p.read_text()) for p in run.glob("tasks/0-label/*/*/result.json")]
     _, bought, failed = history.labels[-1]
     assert bought == sum(r["n"] for r in results) > 10
-    assert failed == sum(r["failed"] for r in results) > 0
-    assert sum(n for n, _ in history.label_failures.values()) == failed
+    assert failed == sum(len(r["failures"]) for r in results) > 0
+    assert sum(f.frames for f in history.label_failures.values()) == failed
     models = history.models
     assert models[-1].n == bought
     assert models[-1].members == 4
@@ -60,12 +60,16 @@ def test_failures_retries_and_cancellations_are_kept_apart():
     tasks = [Task(f"0-label-{i:06d}", Verb.LABEL, {"stage": 0, "frames": ["x.h5", 0, 5]}) for i in range(4)]
     h.add(100.0, [Submitted(t) for t in tasks])
     h.add(101.0, [Retried(tasks[0].id, FailureKind.INFRASTRUCTURE, "lost worker", "/log/a")])
-    h.add(110.0, [Finished(tasks[0].id, {"n": 4, "failed": 1, "reasons": {"no convergence": 1}, "logs": ["/log/s"]})])
+    failure = {"id": "abc", "cause": "unconverged", "reason": "no convergence", "log": "/log/s"}
+    h.add(110.0, [Finished(tasks[0].id, {"n": 4, "failures": [failure]})])
     h.add(111.0, [Failed(tasks[1].id, FailureKind.RESOURCE, "out of memory", "/log/b")])
     h.add(112.0, [Cancelled(tasks[2].id, "goal reached")])
     assert h.counts == {"label": {"finished": 1, "failed": 1, "cancelled": 1, "open": 1}}
     assert h.labels == [(110.0, 4, 1), (111.0, 4, 6)]
-    assert h.label_failures == {"no convergence": (1, "/log/s"), "out of memory": (5, "/log/b")}
+    assert h.label_failures == {
+        "unconverged": Unlabelled(1, "no convergence", "/log/s", "abc"),
+        "task failed (resource)": Unlabelled(5, "out of memory", "/log/b", tasks[1].id),
+    }
     assert [(f.task_id, f.retried) for f in h.failures] == [(tasks[0].id, True), (tasks[1].id, False)]
     assert (h.started, h.last) == (100.0, 112.0)
 
@@ -86,7 +90,7 @@ def test_missing_keys_are_no_error():
     for verb in Verb:
         h.add(1.0, [Submitted(Task(f"0-{verb}-000000", verb, {}))])
         h.add(2.0, [Finished(f"0-{verb}-000000", {})])
-    assert h.labels == [(2.0, 0, 0)]
+    assert h.labels == [(2.0, 0, 0)] * 2  # label and relabel
     assert h.models[0].errors == {}
     assert h.waves[0].lengths == ()
     assert h.waves[0].median is None

@@ -155,8 +155,10 @@ def test_failed_labels_are_counted_and_do_not_stop_anything(tmp_path):
     state = campaign_run.resume(run, inline)
     assert not state.closed.failed
     results = [json.loads(p.read_text()) for p in (run / "tasks").glob("0-label/*/*/result.json")]
-    assert sum(r["failed"] for r in results) > 0
-    assert all(sum(r["reasons"].values()) == r["failed"] for r in results)
+    failures = [f for r in results for f in r["failures"]]
+    assert failures
+    assert all(f["cause"] == "other" and f["reason"].startswith("toy failure") for f in failures)
+    assert set(state.quarantine) == {f["id"] for f in failures}
 
 
 def test_a_worker_returns_a_finished_task_without_doing_it_again(tmp_path):

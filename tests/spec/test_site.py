@@ -8,7 +8,7 @@ from alflow.errors import InputError, SpecError
 from alflow.interfaces import Code
 from alflow.spec import shipped
 from alflow.spec.plan import plan, workers_per_node
-from alflow.spec.site import Lane, invisible, lane_of, load_site, walltime_s
+from alflow.spec.site import Lane, code_of, invisible, lane_of, load_site, walltime_s
 from alflow.validation import each
 
 
@@ -141,7 +141,7 @@ def test_all_mistakes_have_their_lines(read):
 
 def code(read, **entry):
     lanes = {**LANES, "label": {"cores_per_node": 8, "ranks_per_task": 8}}
-    return read({"site": "x", "lanes": lanes, "codes": {"dft": entry}}).codes["dft"]
+    return code_of(read({"site": "x", "lanes": lanes, "codes": {"dft": entry}}), "dft")
 
 
 def test_a_program(read, monkeypatch):
@@ -263,7 +263,7 @@ def test_sierra_is_the_papers_machine():
     site = load_site("sierra_lsf")
     sample = next(b for b in plan(site) if b.lane == "sample")
     assert (sample.workers_per_node, sample.max_tasks) == (4, 800)
-    assert site.codes["vasp"].launcher == ("jsrun", "-n", "1", "-a", "40", "-c", "40")
+    assert code_of(site, "vasp").launcher == ("jsrun", "-n", "1", "-a", "40", "-c", "40")
     assert site.lanes["label"].launcher == "none", "jsrun within jsrun would wait without end"
 
 
