@@ -96,7 +96,6 @@ class Gates:
         least = heights.min(axis=1)
         flat = frames.pbc.all(axis=1) & ~(frames.volumes > _NO_VOLUME_A3)
         tests: tuple[tuple[Bools, Callable[[int], str]], ...] = (
-            (atoms == 0, lambda _: "has no atoms"),
             (~finite, lambda _: "positions or cell are not finite"),
             (flat, lambda _: "the lattice vectors span no volume"),
             (

@@ -12,7 +12,31 @@ from alflow.campaign.policy import Plan, decide, respond
 Fail = Callable[[Task, random.Random], FailureKind | None]
 
 
-def result_of(task: Task, found: int, length: float) -> dict[str, Any]:
+SLOW, BAD, OTHER = 0.15, 0.1, 0.05
+"""Shares of frames that run out of time, fail, and end under another theory, where labels are `mixed`."""
+
+
+def label_result(task: Task, path: str, rng: random.Random | None) -> dict[str, Any]:
+    _, start, stop = task.args["frames"]
+    if rng is None:
+        return {"path": path, "n": stop - start}
+    kinds = rng.choices(["good", "again", "bad", "other"], [1 - SLOW - BAD - OTHER, SLOW, BAD, OTHER], k=stop - start)
+    kinds = ["bad" if k == "again" and task.args.get("level", 0) else k for k in kinds]
+    bad = [
+        {"id": f"{task.id}/{i}", "cause": "other", "reason": "r", "log": ""} for i, k in enumerate(kinds) if k == "bad"
+    ]
+    return {
+        "path": path,
+        "n": kinds.count("good"),
+        "again": {"path": f"again/{task.id}", "n": kinds.count("again")},
+        "aside": [{"path": f"aside/{task.id}", "n": kinds.count("other"), "theory": "t"}],
+        "failures": bad,
+        "theory": "own",
+        "paces": [0.01] * kinds.count("good"),
+    }
+
+
+def result_of(task: Task, found: int, length: float, rng: random.Random | None = None) -> dict[str, Any]:
     a = task.args
     path = f"tasks/{task.id}/frames.h5"
     match task.verb:
@@ -22,8 +46,8 @@ def result_of(task: Task, found: int, length: float) -> dict[str, Any]:
             return {"path": path, "n": min(found, a["count"]), "lengths": [length] * a["count"], "model": a["model"]}
         case Verb.SELECT:
             return {"path": path, "n": min(a["limit"], sum(e - b for _, b, e in a["pool"]))}
-        case Verb.LABEL:
-            return {"path": path, "n": a["frames"][2] - a["frames"][1]}
+        case Verb.LABEL | Verb.RELABEL:
+            return label_result(task, path, rng)
         case Verb.MERGE:
             return {"path": path, "n": sum(e - b for _, b, e in a["labelled"])}
         case Verb.FIT:
@@ -44,9 +68,13 @@ class World:
         fail: Fail = lambda task, rng: None,
         found: Callable[[State], int] = lambda s: 10**6,
         length: Callable[[State], float] = lambda s: 1.0,
+        mixed: bool = False,
+        late: bool = False,
     ) -> None:
         self.plans, self.fail, self.found, self.length = plans, fail, found, length
+        self.late = late  # relabel tasks end only when nothing else is open
         self.rng = random.Random(seed)
+        self.mixed = random.Random(seed + 1) if mixed else None
         self.state = State()
         self.events: list[Event] = []
         self.bought: list[tuple[str, int]] = []
@@ -72,7 +100,8 @@ class World:
         self.most_open = max(self.most_open, len(self.state.open))
 
     def _end_one(self) -> None:
-        task = self.rng.choice(list(self.state.open.values()))
+        others = [t for t in self.state.open.values() if not (self.late and t.verb is Verb.RELABEL)]
+        task = self.rng.choice(others or list(self.state.open.values()))
         kind = self.fail(task, self.rng)
         if kind is not None:
             self._record(respond(self.state, task, kind, "bad luck", "log.txt"))
@@ -80,7 +109,8 @@ class World:
         if task.verb is Verb.LABEL:
             path, start, stop = task.args["frames"]
             self.bought += [(path, i) for i in range(start, stop)]
-        self._record([Finished(task.id, result_of(task, self.found(self.state), self.length(self.state)))])
+        result = result_of(task, self.found(self.state), self.length(self.state), self.mixed)
+        self._record([Finished(task.id, result)])
 
     def failures(self) -> list[Failed]:
         return [e for e in self.events if isinstance(e, Failed)]

@@ -11,6 +11,7 @@ import pytest
 
 from alflow.campaign.model import (
     Arrived,
+    Batch,
     Cancelled,
     Closed,
     Failed,
@@ -19,9 +20,11 @@ from alflow.campaign.model import (
     Retried,
     StageDone,
     State,
+    Submitted,
     Synced,
     Task,
     Verb,
+    apply,
     fold,
 )
 from alflow.campaign.policy import BARREN, MAX_RETRIES, Cycles, Plan, Rounds, Stream, Until, decide, respond
@@ -357,3 +360,73 @@ def test_a_loop_that_fits_through_a_sync_point_goes_on():
     world._end_one = end_one
     world.run(5_000)
     assert world.events[-1].reason.startswith("no candidates")
+
+
+def tally(world):
+    """Frames asked once, and what became of them, from the events alone."""
+    asked = {(t.args["frames"][0], i) for t in world.submitted(Verb.LABEL) for i in range(*t.args["frames"][1:])}
+    results = [e.result for e in world.events if isinstance(e, Finished) and "again" in e.result]
+    n, failed = sum(r["n"] for r in results), sum(len(r["failures"]) for r in results)
+    aside, again = (sum(r["aside"][0]["n"] for r in results), sum(r["again"]["n"] for r in results))
+    once_more = sum(Batch(*t.args["frames"]).n for t in world.submitted(Verb.RELABEL))
+    return len(asked), n, failed, aside, again - once_more
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("name", ALL)
+def test_every_frame_is_bought_kept_apart_failed_or_given_up(name, seed, late):
+    world = World([ALL[name]], seed, mixed=True, late=late)
+    state = world.run()
+    asked, bought, failed, aside, given_up = tally(world)
+    assert asked == bought + failed + aside + given_up
+    assert sum(b.n for b in state.archive[0]) == bought
+    assert len(state.quarantine) == failed > 0
+    assert world.submitted(Verb.FIT)[-1].args["n_frames"] == bought
+    if late:
+        assert given_up >= 0
+        assert world.submitted(Verb.RELABEL)
+
+
+@pytest.mark.parametrize("name", ["rounds", "cycles"])
+def test_nothing_waits_for_a_label_that_is_tried_again(name):
+    world = World([ALL[name]], 3, mixed=True, late=True)
+    world.run()
+    first = next(i for i, e in enumerate(world.events) if isinstance(e, Submitted) and e.task.verb is Verb.RELABEL)
+    ends = {e.task_id: i for i, e in enumerate(world.events) if isinstance(e, Finished)}
+    end = ends[world.events[first].task.id]
+    between = [e.task.verb for e in world.events[first:end] if isinstance(e, Submitted)]
+    assert {Verb.SAMPLE, Verb.FIT} <= set(between)
+
+
+def test_a_budget_of_labels_holds_with_failures_and_second_tries():
+    plan = replace(STREAM, until=Until(max_labels=60))
+    for seed in range(10):
+        world = World([plan], seed, mixed=True)
+        world.run()
+        assert tally(world)[1] <= 60
+
+
+def test_labels_are_timed_by_those_before_them():
+    world = World([STREAM], 0, mixed=True)
+    world.run()
+    paces = [t.args["pace"] for t in world.submitted(Verb.LABEL)]
+    assert paces[0] is None  # nothing is known yet
+    assert paces[-1] == [pytest.approx(0.1), 120.0]  # ten times the median of 0.01 s
+    assert world.submitted(Verb.RELABEL)[-1].args["pace"] == [pytest.approx(0.4), 480.0]
+
+
+def test_initial_labels_that_all_need_a_second_try_are_waited_for():
+    plan = replace(ROUNDS, policy=Rounds(samples=2, batch=2, initial=4, label_batch=4))
+    state = State()
+    for event in decide(plan, state):
+        apply(state, event)
+    build = next(iter(state.open))
+    apply(state, Finished(build, {"path": "b.h5", "n": 4}))
+    for event in decide(plan, state):
+        apply(state, event)
+    label = next(iter(state.open))
+    apply(state, Finished(label, {"path": "l.h5", "n": 0, "again": {"path": "a.h5", "n": 4}}))
+    events = decide(plan, state)
+    assert [e.task.verb for e in events] == [Verb.RELABEL] * 4
+    assert all(e.task.args["home"] == label and e.task.args["level"] == 1 for e in events)
