@@ -47,6 +47,8 @@ _GRACE_S: Final = 30.0
 """Seconds that a program which was asked to stop by itself may take to leave what it needs to go on later."""
 _FROM_OUTSIDE: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGXCPU})
 """Signals that somebody sends (a scheduler, an operator): no program raises them over a structure."""
+_DAMAGED: Final = (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError)
+"""What reading a damaged output ends in."""
 
 Settings = Mapping[str, Any]
 """Everything that decides a calculation, flat: ``INCAR.ALGO``, ``electrons.mixing_beta``, ``POSCAR``."""
@@ -215,7 +217,10 @@ class _LabelSafe(ErrorHandler):  # type: ignore[misc]
         folder, rules = Path(directory), self._rules
         files = {n: (folder / n).read_bytes() for n in rules.files if (folder / n).is_file()}
         before = rules.read(folder)
-        told = self._handler.correct(directory=directory)
+        try:
+            told = self._handler.correct(directory=directory)
+        except _DAMAGED as exc:  # handlers read outputs that a failed run may not have written
+            told = {"errors": [f"{type(self._handler).__name__} failed: {type(exc).__name__}: {exc}"], "actions": None}
         errors = sorted(str(e) for e in told.get("errors") or ())
         changes = _changes(before, rules.read(folder)) if told.get("actions") else {}
         new = [k for k, (old, now) in changes.items() if not rules.on_path(k, old, now)]
