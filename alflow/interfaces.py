@@ -407,3 +407,17 @@ class Labeler(Protocol):
             ResourceError: halted.
         """
         ...
+
+
+@runtime_checkable
+class HasTrial(Protocol):
+    """A labeler that can be tried with what the site file says alone, without a workflow."""
+
+    @classmethod
+    def trial(cls, code: Code) -> tuple[Labeler, str]:
+        """The cheapest labeler of its kind that the site can run, and the chemical symbol it is for.
+
+        Raises:
+            InputError: the site has nothing to compute with, such as a pseudopotential that can be read.
+        """
+        ...

@@ -8,52 +8,18 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from alflow import registry
-from alflow.core.frames import Frames
-from alflow.errors import AlflowError, InputError
-from alflow.interfaces import Code, Labeler
-from alflow.spec import workflow as workflows
+from alflow.cli.programs import Finding, Mark, cases, existing_parent, labels
 from alflow.spec.plan import workers_per_node
-from alflow.spec.site import Lane, Site, code_of, lane_of, load_site
-from alflow.validation import validate
-
-
-class Mark(StrEnum):
-    """How a trial went."""
-
-    OK = "ok"
-    NOTE = "note"
-    SKIPPED = "skipped"
-    WRONG = "wrong"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was tried.
-
-    Attributes:
-        what: what was tried.
-        mark: how it went.
-        words: what was found, or what to do.
-    """
-
-    what: str
-    mark: Mark
-    words: str
-
+from alflow.spec.site import Lane, Site, load_site
 
 PACKAGES: Final = {
     "numpy": "numpy",
@@ -78,12 +44,8 @@ _COMMANDS: Final = {
     "flux": ("flux",),
 }
 _ALIVE: Final = {"slurm": ("sinfo", "-h"), "lsf": ("bqueues",), "flux": ("flux", "resource", "list")}
-_INSIDE_JOB: Final = {"slurm": "SLURM_JOB_ID", "lsf": "LSB_JOBID", "flux": "FLUX_JOB_ID"}
-_ELEMENTS: Final = ("Al", "Cu", "Si", "Fe", "W", "Ni", "Au")
-"""Tried in this order where no workflow says what to calculate."""
 _LEAST_FREE_GB: Final = 2.0
 _PATIENCE_S: Final = 20.0
-_NET_FORCE_eV_A: Final = 0.05
 
 
 def doctor(site: str, workflow: str, run: Path) -> int:
@@ -93,7 +55,7 @@ def doctor(site: str, workflow: str, run: Path) -> int:
         InputError: the site or the workflow file is wrong.
     """
     where = load_site(site)
-    labelers = _labelers(workflow)
+    trials = cases(workflow, where)
     console = Console(highlight=False)
     wrong = 0
     for title, findings in (
@@ -101,7 +63,7 @@ def doctor(site: str, workflow: str, run: Path) -> int:
         ("this machine", machine(where)),
         ("scheduler", schedulers(where)),
         ("run directory", disk(run, where)),
-        ("labels", labels(labelers, where, run)),
+        ("labels", labels(trials, where, run)),
     ):
         console.print(f"[bold]{title}[/bold]")
         for finding in findings:
@@ -222,9 +184,7 @@ def _answers(scheduler: str) -> Finding:
 
 def disk(run: Path, site: Site) -> Iterator[Finding]:
     """Write, sync, lock and rename where runs would be kept, and look how much is free."""
-    place = run.resolve()
-    while not place.exists():
-        place = place.parent
+    place = existing_parent(run)
     try:
         with tempfile.TemporaryDirectory(dir=place, prefix=".alflow-doctor-") as folder:
             _exercise(Path(folder))
@@ -249,128 +209,3 @@ def _exercise(folder: Path) -> None:
     (folder / "draft").replace(folder / "whole")
     if (folder / "whole").read_bytes() != b"x" * 4096:
         raise OSError("what was written does not come back")
-
-
-# ---- labels --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A labeler to try, or why it cannot be.
-
-    Attributes:
-        kind: of the labeler.
-        labeler: with its settings, or None.
-        elements: what it must know; empty if it may choose.
-        why: why there is none.
-    """
-
-    kind: str
-    labeler: Labeler | None
-    elements: frozenset[str] = frozenset()
-    why: str = ""
-
-
-def labels(cases: list[Case], site: Site, run: Path) -> Iterator[Finding]:
-    """A tiny calculation with each labeler: the forces on a displaced crystal must add up to nothing."""
-    tried = set()
-    for case in cases:
-        if case.labeler is None:
-            yield Finding(case.kind, Mark.SKIPPED, case.why)
-            continue
-        code = code_of(site, case.labeler.code)
-        tried.add(case.labeler.code)
-        if case.labeler.code and code is None:
-            yield Finding(case.kind, Mark.SKIPPED, f"the site file has no codes.{case.labeler.code}")
-            continue
-        outside = _outside_job(site) if code is not None else ""
-        yield Finding(case.kind, Mark.SKIPPED, outside) if outside else _try(case, case.labeler, code, run)
-    for name in site.codes:
-        if name not in tried:
-            yield Finding(name, Mark.SKIPPED, "no labeler that runs it was tried; give --workflow")
-
-
-def _labelers(workflow: str) -> list[Case]:
-    """Those of the workflow, or all that need no settings."""
-    if workflow:
-        loaded = workflows.load(workflow)
-        stages = enumerate(loaded.stages)
-        return [
-            Case(f"{s.name}: {registry.kind_of('labelers', s.labeler)}", s.labeler, workflows.elements_of(loaded, i))
-            for i, s in stages
-        ]
-    cases = []
-    for kind in registry.names("labelers"):
-        if kind == "toy":
-            continue
-        try:
-            cases.append(Case(kind, validate(registry.part_class("labelers", kind), {}, kind)))
-        except InputError:
-            cases.append(Case(kind, None, why="has no settings of its own to be tried with; give --workflow"))
-    return cases
-
-
-def _outside_job(site: Site) -> str:
-    scheduler = site.lanes[lane_of(site, "label")].scheduler
-    variable = _INSIDE_JOB.get(scheduler)
-    if variable is None or variable in os.environ:
-        return ""
-    return f"programs run on the nodes of {site.name}: repeat this inside a {scheduler} job"
-
-
-def _try(case: Case, labeler: Labeler, code: Code | None, run: Path) -> Finding:
-    try:
-        element = _choose(labeler, case.elements, code)
-        with tempfile.TemporaryDirectory(dir=run if run.is_dir() else None, prefix=".alflow-doctor-") as folder:
-            started = time.monotonic()
-            found, (verdict,) = labeler.label(_displaced(element), code, Path(folder))
-            seconds = time.monotonic() - started
-            if not verdict.ok:
-                return Finding(case.kind, Mark.WRONG, f"{verdict.reason}{_tail(verdict.log)}")
-    except AlflowError as exc:
-        return Finding(case.kind, Mark.WRONG, str(exc).replace("\n  hint:", ";"))
-    net = float(np.linalg.norm(found.forces.sum(axis=0)))
-    words = f"{element}, 4 displaced atoms: {found.energy[0]:.4f} eV, net force {net:.1e} eV/Å, {seconds:.1f} s"
-    right = np.isfinite(found.energy[0]) and net < _NET_FORCE_eV_A
-    return Finding(case.kind, Mark.OK if right else Mark.WRONG, words)
-
-
-def _choose(labeler: Labeler, elements: frozenset[str], code: Code | None) -> str:
-    """An element that the labeler accepts.
-
-    Raises:
-        InputError: it accepts none; the reason of the first.
-    """
-    if elements:
-        labeler.check(elements, code)
-        return min(elements)
-    first: InputError | None = None
-    for element in _ELEMENTS:
-        try:
-            labeler.check(frozenset({element}), code)
-        except InputError as exc:
-            first = first or exc
-        else:
-            return element
-    assert first is not None
-    raise first
-
-
-def _displaced(element: str) -> Frames:
-    """Four atoms, face-centred cubic at the element's own volume, each moved by a few hundredths of an angstrom."""
-    from ase.build import bulk
-
-    atoms: Any = bulk(element)
-    a = (4 * atoms.get_volume() / len(atoms)) ** (1 / 3)
-    sites = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]) * a
-    moves = np.random.default_rng(0).normal(scale=0.03, size=(4, 3))
-    return Frames.single([int(atoms.numbers[0])] * 4, sites + moves, a * np.eye(3))
-
-
-def _tail(log: str, lines: int = 8) -> str:
-    """The end of a log, which is about to be removed with its folder."""
-    try:
-        text = Path(log).read_text(errors="replace").strip().splitlines() if log else []
-    except OSError:
-        text = []
-    return "".join(f"\n  | {line}" for line in text[-lines:])

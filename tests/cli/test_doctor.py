@@ -7,7 +7,7 @@ import pytest
 
 from alflow.cli import doctor
 from alflow.cli.app import run
-from alflow.cli.doctor import Case, Mark
+from alflow.cli.programs import Case, Mark, labels
 from alflow.interfaces import Code
 from alflow.labelers.lammps import Part as Lammps
 from alflow.spec.site import Lane, Site, load_site
@@ -72,13 +72,13 @@ def test_a_run_directory_that_cannot_be_used(tmp_path, monkeypatch):
 
 def test_a_labeler_that_fails_says_why(tmp_path):
     bad = Lammps(pair_style="eam/fs", pair_coeff=("* * no-such-file.eam.fs Al",))
-    (found,) = doctor.labels([Case("lammps", bad)], site(), tmp_path)
+    (found,) = labels([Case("lammps", bad)], site(), tmp_path)
     assert found.mark is Mark.WRONG
     assert "no-such-file" in found.words
-    (found,) = doctor.labels([Case("toy", ToyLabeler(fail_every=1))], site(), tmp_path)
+    (found,) = labels([Case("toy", ToyLabeler(fail_every=1))], site(), tmp_path)
     assert found.mark is Mark.WRONG
     assert "toy failure" in found.words
-    (found,) = doctor.labels([Case("lammps", Lammps(), frozenset({"Cu"}))], site(), tmp_path)
+    (found,) = labels([Case("lammps", Lammps(), frozenset({"Cu"}))], site(), tmp_path)
     assert found.mark is Mark.WRONG
     assert "Cu" in found.words
 
@@ -86,14 +86,14 @@ def test_a_labeler_that_fails_says_why(tmp_path):
 def test_a_wrong_answer_is_wrong(tmp_path, monkeypatch):
     labelled = ToyLabeler.label
 
-    def pulled(self, frames, code, workdir):
-        labels, verdicts = labelled(self, frames, code, workdir)
+    def pulled(self, frames, code, workdir, limits):
+        labels, verdicts = labelled(self, frames, code, workdir, limits)
         labels.forces[0] += 0.2
         return labels, verdicts
 
-    assert next(doctor.labels([Case("toy", ToyLabeler())], site(), tmp_path / "a")).mark is Mark.OK
+    assert next(labels([Case("toy", ToyLabeler())], site(), tmp_path / "a")).mark is Mark.OK
     monkeypatch.setattr(ToyLabeler, "label", pulled)
-    assert next(doctor.labels([Case("toy", ToyLabeler())], site(), tmp_path / "b")).mark is Mark.WRONG
+    assert next(labels([Case("toy", ToyLabeler())], site(), tmp_path / "b")).mark is Mark.WRONG
 
 
 def test_programs_are_run_on_nodes_only(tmp_path, monkeypatch):
@@ -102,9 +102,9 @@ def test_programs_are_run_on_nodes_only(tmp_path, monkeypatch):
 
     remote = site({"dft": Code("dft", ("true",))}, scheduler="slurm", launcher="srun")
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    (found,) = doctor.labels([Case("dft", Dft())], remote, tmp_path)
+    (found,) = labels([Case("dft", Dft())], remote, tmp_path)
     assert (found.mark, "inside a slurm job" in found.words) == (Mark.SKIPPED, True)
-    (found,) = doctor.labels([Case("dft", Dft())], site(), tmp_path)
+    (found,) = labels([Case("dft", Dft())], site(), tmp_path)
     assert (found.mark, found.words) == (Mark.SKIPPED, "the site file has no codes.dft")
 
 
