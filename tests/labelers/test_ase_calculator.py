@@ -43,6 +43,7 @@ class TestEmt(LabelerContract):
     gradient_rtol = 1e-4
 
 
+@pytest.mark.slow  # every label starts a Python: the same suite twice is long
 class TestLennardJones(LabelerContract):
     part = Part(
         calculator="ase.calculators.lj.LennardJones",
@@ -118,6 +119,12 @@ def test_a_label_does_not_depend_on_what_came_before_unless_asked_to(tmp_path):
 FRAMES = Frames.concat([jiggled(1, 5), jiggled(2, 6), jiggled(3, 7)])
 
 
+@pytest.fixture(scope="module")
+def emt(tmp_path_factory):
+    """EMT's own labels of `FRAMES`."""
+    return Part(calculator="emt").label(FRAMES, None, tmp_path_factory.mktemp("emt"))[0]
+
+
 @pytest.mark.parametrize(
     ("how", "cause", "reason"),
     [
@@ -136,17 +143,16 @@ FRAMES = Frames.concat([jiggled(1, 5), jiggled(2, 6), jiggled(3, 7)])
         ("moves", Cause.PROGRAM, "changed the structure"),
     ],
 )
-def test_every_misdeed_is_a_verdict_and_the_others_go_on(tmp_path, how, cause, reason):
+def test_every_misdeed_is_a_verdict_and_the_others_go_on(tmp_path, emt, how, cause, reason):
     part = Part(calculator=ODD, settings={"how": how})
     labels, verdicts = part.label(FRAMES, None, tmp_path)
     assert [v.ok for v in verdicts] == [True, False, True]
     assert (verdicts[1].cause, reason in verdicts[1].reason) == (cause, True), verdicts[1]
     assert "calculating 6 atoms" in Path(verdicts[1].log).read_text()
     assert os.stat(Path(verdicts[1].log).parent).st_mode & 0o77 == 0, "only its owner may look"
-    want = Part(calculator="emt").label(FRAMES, None, tmp_path / "emt")[0]
     good = FRAMES.frame_of_atom != 1
-    np.testing.assert_array_equal(labels.energy[[0, 2]], want.energy[[0, 2]])
-    np.testing.assert_array_equal(labels.forces[good], want.forces[good])
+    np.testing.assert_array_equal(labels.energy[[0, 2]], emt.energy[[0, 2]])
+    np.testing.assert_array_equal(labels.forces[good], emt.forces[good])
     assert np.isnan(labels.forces[~good]).all()
     assert np.isnan(labels.energy[1])
 
