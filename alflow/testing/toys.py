@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -66,6 +67,7 @@ class ToyLabeler:
         sleep_s: seconds each label takes.
         slow_every: about one frame in so many takes `slow_s`, chosen by its content id; 0 for none.
         slow_s: seconds a slow frame would take; where the limit is shorter, it fails once the limit has passed.
+        other_every: about one frame in so many is labelled under another theory, chosen by its content id; 0 for none.
         ledger: a file that gets one line with the frame's id for each label computed, after it is durable in
             `workdir`; empty for none. So a test can count what was bought.
     """
@@ -74,6 +76,7 @@ class ToyLabeler:
     sleep_s: NotNegative = 0.0
     slow_every: Annotated[int, Field(ge=0)] = 0
     slow_s: NotNegative = 0.0
+    other_every: Annotated[int, Field(ge=0)] = 0
     ledger: str = ""
 
     code: ClassVar[str] = ""
@@ -103,7 +106,7 @@ class ToyLabeler:
                 time.sleep(limits.seconds)
                 return Labels.missing(frame), Verdict.bad(Cause.TIME, f"ran out of time after {limits.seconds:g} s")
             time.sleep(takes)
-            write_json(path, self._compute(frame, name))
+            write_json(path, self._compute(frame, name) | {"seconds": takes})
             if self.ledger:
                 _append_line(Path(self.ledger), name)
         found = json.loads(path.read_text())
@@ -111,7 +114,9 @@ class ToyLabeler:
             return Labels.missing(frame), Verdict.bad(Cause(found["cause"]), found["reason"], path)
         stress = None if found["stress"] is None else np.array(found["stress"])
         labels = Labels(np.array(found["energy"]), np.array(found["forces"]).reshape(-1, 3), stress)
-        return labels, Verdict(ok=True, log=str(path))
+        other = self.other_every and int(name, 16) % self.other_every == 0
+        theory = Theory("toy", {**MORSE, "changed": {"smearing": 2}}) if other else None
+        return labels, Verdict(ok=True, log=str(path), seconds=found["seconds"] or math.nan, theory=theory)
 
     def _compute(self, frame: Frames, name: str) -> dict[str, Any]:
         if self.fail_every and int(name, 16) % self.fail_every == 0:

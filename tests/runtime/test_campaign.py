@@ -8,13 +8,17 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+from ase import Atoms
+from ase.io import write
 
+from alflow.campaign.model import Submitted
 from alflow.errors import InputError, JournalError, RunError
 from alflow.runtime import campaign_run, layout, rundir
 from alflow.runtime.journal import read_lines
 from alflow.runtime.runner import InlineRunner
-from alflow.runtime.worker import execute
+from alflow.runtime.worker import execute, finished
 from alflow.store.dataset import Dataset
 
 SITE = """
@@ -42,15 +46,22 @@ stages:
 """
 ROUNDS = "{kind: rounds, samples: 4, batch: 2, initial: 6, label_batch: 2}"
 CYCLES = "{kind: cycles, loops: 2, samples: 3, batch: 3, initial: 6, label_batch: 2}"
+MANY = "{kind: rounds, samples: 12, batch: 6, initial: 12, label_batch: 4}"
+PATIENT = "patience: {factor: 3, least_s: 0.3, after: 3, tries: 2}\n    thresholds: {select: 0.01, stop: 0.02}"
 STREAM = "{kind: stream, sampling: 2, batch: 3, initial: 6, select_at: 2, fit_at: 5, label_batch: 2}"
 
 
 def submitted(
-    folder: Path, policy: str = ROUNDS, until: str = "{max_rounds: 2}", labeler: str = "sleep_s: 0.0"
+    folder: Path,
+    policy: str = ROUNDS,
+    until: str = "{max_rounds: 2}",
+    labeler: str = "sleep_s: 0.0",
+    more: str = "",
 ) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "site.yaml").write_text(SITE)
-    (folder / "workflow.yaml").write_text(WORKFLOW.format(policy=policy, until=until, labeler=labeler))
+    text = WORKFLOW.format(policy=policy, until=until, labeler=labeler)
+    (folder / "workflow.yaml").write_text(text + (f"    {more}\n" if more else ""))
     return campaign_run.prepare(folder / "workflow.yaml", folder / "site.yaml", folder / "run")
 
 
@@ -280,3 +291,105 @@ def test_results_without_their_journal_are_not_taken_for_a_new_campaigns(tmp_pat
     (run / layout.JOURNAL).unlink()
     with pytest.raises(JournalError, match="is gone"):
         campaign_run.resume(run, inline)
+
+
+# ---- labels that fail ------------------------------------------------------------------------------------------------
+
+
+def verbs_of(run):
+    return [e.task for _, events in read_lines(run / layout.JOURNAL) for e in events if isinstance(e, Submitted)]
+
+
+def test_a_slow_label_is_ended_and_bought_at_the_second_try(tmp_path):
+    slow = "sleep_s: 0.02, slow_every: 3, slow_s: 0.7"
+    run = submitted(tmp_path, policy=MANY, until="{max_rounds: 2}", labeler=slow, more=PATIENT)
+    state = campaign_run.resume(run, inline)
+    assert not state.closed.failed
+    again = [t for t in verbs_of(run) if t.verb == "relabel"]
+    assert again, "no label was slow"
+    results = [finished(run, t.id) for t in again]
+    assert any(r and r["n"] for r in results)
+    assert all(t.args["level"] == 1 and t.args["pace"][1] == pytest.approx(1.2) for t in again)
+    home = run / layout.task_dir(again[0].args["home"])
+    assert list(home.glob("label-*.json")), "the second try works where the first one did"
+
+
+def test_what_stays_too_slow_is_given_up_with_its_reason(tmp_path):
+    hopeless = "sleep_s: 0.02, slow_every: 3, slow_s: 1.5"
+    run = submitted(tmp_path, policy=MANY, until="{max_rounds: 2}", labeler=hopeless, more=PATIENT)
+    state = campaign_run.resume(run, inline)
+    assert not state.closed.failed
+    causes = Counter(entry["cause"] for entry in state.quarantine.values())
+    assert causes["time"] > 0
+    assert "ran out of time after 1.2 s" in next(e["reason"] for e in state.quarantine.values() if e["cause"] == "time")
+
+
+def test_a_structure_that_failed_is_not_tried_again_even_by_another_coordinator(tmp_path):
+    frames = tmp_path / "frames.extxyz"
+    cell = Atoms("Al2", [[0, 0, 0], [0, 0, 2.6]], cell=[5, 5, 5], pbc=True)
+    others = [cell.copy() for _ in range(8)]
+    for i, atoms in enumerate(others):
+        atoms.positions[1, 0] += 0.1 * i
+    write(frames, others)
+    ledger = tmp_path / "ledger.txt"
+    builder = f"builder: {{kind: file, path: {frames}}}"
+    labeler = f"fail_every: 3, ledger: {ledger}"
+    run = submitted(tmp_path, labeler=labeler, policy=ROUNDS.replace("initial: 6", "initial: 8"), more=builder)
+    stop = iter([False] * 8)
+    campaign_run.resume(run, lambda site, root: Stopping(execute, str(root), stop))
+    (run / layout.QUARANTINE).unlink(missing_ok=True)  # made anew from the journal
+    state = campaign_run.resume(run, inline)
+    assert not state.closed.failed
+    failed = [e for e in state.quarantine.values() if e["cause"] == "other"]
+    asked = Counter(ledger.read_text().split())
+    assert failed
+    assert all(asked[e["id"]] == 1 for e in failed)
+    lines = [json.loads(line) for line in (run / layout.QUARANTINE).read_text().splitlines()]
+    assert {e["id"] for e in lines} == set(state.quarantine)
+
+
+class Stopping(InlineRunner):
+    """Asks the coordinator to stop after some tasks."""
+
+    def __init__(self, execute, root, steps):
+        super().__init__(execute, root)
+        self._dir, self._steps = Path(root), steps
+
+    def completed(self, timeout_s):
+        if next(self._steps, None) is None:
+            (self._dir / layout.STOP).touch()
+        return super().completed(timeout_s)
+
+
+def test_gates_before_and_after(tmp_path):
+    gates = "gates: {max_atoms: 20, max_force_eV_A: 14.0}"
+    run = submitted(tmp_path, until="{max_rounds: 1}", more=gates)
+    state = campaign_run.resume(run, inline)
+    assert not state.closed.failed
+    causes = {e["cause"] for e in state.quarantine.values()}
+    assert causes <= {"structure", "value"}
+    assert causes, "nothing met a gate"
+    data = Dataset.open(sorted((run / "dataset").glob("*.h5")))
+    assert data.frames.sizes.max() <= 20
+    assert np.linalg.norm(data.labels.forces, axis=1).max() <= 14.0
+
+
+def test_another_theory_is_kept_apart_unless_the_workflow_maps_it(tmp_path):
+    two = tmp_path / "two"
+    apart = submitted(two, until="{max_rounds: 1}", labeler="other_every: 3")
+    state = campaign_run.resume(apart, inline)
+    results = [finished(apart, t.id) for t in verbs_of(apart) if t.verb == "label"]
+    others = {a["theory"] for r in results for a in r["aside"] if a["n"]}
+    assert len(others) == 1
+    kept = sum(a["n"] for r in results for a in r["aside"])
+    assert sum(b.n for b in state.archive[0]) == sum(r["n"] for r in results)
+    assert kept > 0
+
+    (other,) = others
+    joined = submitted(
+        tmp_path / "one", until="{max_rounds: 1}", labeler="other_every: 3", more=f"same_theory: ['{other}']"
+    )
+    campaign_run.resume(joined, inline)
+    data = Dataset.open(sorted((joined / "dataset").glob("*.h5")))
+    assert set(data.columns["theory"]) == {other, results[0]["theory"]}
+    assert data.theory.fingerprint == results[0]["theory"]
