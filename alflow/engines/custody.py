@@ -220,7 +220,8 @@ class _LabelSafe(ErrorHandler):  # type: ignore[misc]
         try:
             told = self._handler.correct(directory=directory)
         except _DAMAGED as exc:  # handlers read outputs that a failed run may not have written
-            told = {"errors": [f"{type(self._handler).__name__} failed: {type(exc).__name__}: {exc}"], "actions": None}
+            failed = f"{type(self._handler).__name__} failed: {type(exc).__name__}: {exc}"
+            told = {"errors": [*getattr(self._handler, "errors", ()), failed], "actions": None}
         errors = sorted(str(e) for e in told.get("errors") or ())
         changes = _changes(before, rules.read(folder)) if told.get("actions") else {}
         new = [k for k, (old, now) in changes.items() if not rules.on_path(k, old, now)]
