@@ -1,83 +1,105 @@
-"""Labels from VASP: static calculations with the user's own program and POTCAR library.
-
-POTCAR files are licensed: they are read from the user's library, joined in a private run folder, and removed when the
-calculation ends. What is stored is their titles and digests.
-"""
+"""Labels from VASP: static calculations with the user's own program and POTCAR library."""
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import os
-import re
-import signal
-import warnings
+import shutil
+import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
 import numpy as np
 from pydantic import Field
 
-from alflow.core.frames import Frames, Ints
-from alflow.core.labels import Labels, Theory, Verdict
-from alflow.core.units import EV_A3_GPa
-from alflow.engines import processes
+from alflow.core.frames import Frames
+from alflow.core.labels import Cause, Labels, Theory, Verdict
+from alflow.engines import vasp_inputs, vasp_outputs, vasp_potcars, vasp_rules
 from alflow.engines.mpi import child_environment, command_of
 from alflow.errors import InputError, ResourceError
 from alflow.interfaces import UNLIMITED, Code, Limits, part
-from alflow.store.kept import Labelled, kept
+from alflow.store.kept import Labelled, kept_each
+
+if TYPE_CHECKING:
+    from alflow.engines.custody import Attended
+    from alflow.engines.vasp_care import Deadline
 
 Positive = Annotated[float, Field(gt=0)]
-Grid = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+Points = Annotated[int, Field(ge=1)]
+Grid = tuple[Points, Points, Points]
+Allowed = Literal["ISMEAR", "ISYM", "KPOINTS", "NGX", "NGY", "NGZ", "PREC", "SIGMA", "SYMPREC"]
+Dispersion = Literal["dftd2", "dftd3", "dftd3-bj", "dftd4", "ts", "ts-hirshfeld", "mbd@rsc", "ddsc"]
 
 _OURS: Final = frozenset(
-    {"ENCUT", "EDIFF", "GGA", "IBRION", "ISIF", "ISMEAR", "ISYM", "KGAMMA", "KSPACING", "LCHARG", "LWAVE", "METAGGA"}
-    | {"NELM", "NSW", "SIGMA"}
+    {"EDIFF", "ENCUT", "GGA", "IBRION", "ICHARG", "ISIF", "ISMEAR", "ISPIN", "ISTART", "IVDW", "KGAMMA", "KSPACING"}
+    | {"LCHARG", "LWAVE", "MAGMOM", "METAGGA", "NELM", "NSW", "SIGMA"}
 )
-_PARALLEL: Final = frozenset({"KPAR", "LPLANE", "NCORE", "NPAR", "NSIM"})
-"""Tags that decide how fast VASP runs, not what it computes."""
-_GGA: Final = {"PBE": "PE", "PBEsol": "PS"}
-_BULKY: Final = ("WAVECAR", "CHGCAR", "CHG", "TMPCAR", "DOSCAR", "EIGENVAL", "PROCAR", "PCDAT", "XDATCAR", "IBZKPT")
-_TITLE: Final = re.compile(r"TITEL\s*=\s*(.+)")
-_ELEMENT: Final = re.compile(r"VRHFIN\s*=\s*([A-Z][a-z]?)")
+_BY_ELEMENT: Final = frozenset({"LDAUJ", "LDAUL", "LDAUU"})
+_EXCHANGE: Final[Mapping[str, tuple[str | None, str]]] = {
+    "PBE": ("PE", "PE"),
+    "PBEsol": ("PS", "PE"),
+    "revPBE": ("RP", "PE"),
+    "LDA": (None, "CA"),
+}
+"""Functional -> GGA of the INCAR, and LEXCH of the POTCARs that go with it."""
+_DENSITY: Final = "CHGCAR"
+_BULKY: Final = (_DENSITY, "CHG", "WAVECAR", "TMPCAR", "DOSCAR", "EIGENVAL", "PROCAR", "PCDAT", "XDATCAR", "IBZKPT")
+_GRACE: Final = (0.1, 30.0)
+"""How long before its time is up VASP is asked to stop: a fraction of that time, and at most so many seconds."""
 
 
 @part
 class Part:
     """Static VASP calculations: energy, forces and stress of periodic structures.
 
-    The energy is the free energy ``e_fr_energy`` (with the entropy of the smearing), of which the forces are the
-    derivative; the extrapolation to zero smearing is not. Grids of k-points always hold Gamma.
+    The energy is the free energy ``e_fr_energy``, which includes the entropy of the smearing: forces and stress are its
+    derivatives. With ``energy: sigma0`` it is the extrapolation to zero smearing instead, of which they are *not* the
+    derivatives. Grids of k-points hold Gamma unless `monkhorst_pack` is set; large cells get Gamma alone by spacing.
+
+    Custodian watches every calculation and corrects it. A correction that would change the level of theory is taken
+    back, and the structure refused, unless `allow` names the setting; its label is then of another theory.
+
+    POTCAR files are licensed: they are read from the library of the site file (``codes.vasp.potcars``, such as
+    ``$PMG_VASP_PSP_DIR``), lie in a calculation's folder only while VASP runs, and are stored as titles and digests.
 
     Attributes:
-        potcar_symbols: POTCAR of each element, such as ``{Al: Al, W: W_pv}``: names of folders in the library that the
-            site file gives as ``codes.vasp.potcars``.
+        potcar_symbols: POTCAR of each element, such as ``{Al: Al, W: W_pv}``: names in the library.
         encut_eV: cutoff of the plane waves.
-        xc: functional; the POTCARs must be those of PBE.
+        xc: functional. PBEsol and revPBE go with the POTCARs of PBE.
+        energy: ``free``, or ``sigma0`` for the extrapolation to zero smearing.
         kpoints: ``gamma``, or the grid along each lattice vector. Give this or `kspacing_per_A`.
         kspacing_per_A: largest distance of k-points in 1/angstrom, 2 pi included, as VASP's KSPACING.
+        monkhorst_pack: shift grids of even numbers off Gamma, as Monkhorst and Pack have them.
         ismear: kind of smearing: 0 Gaussian, 1 or 2 Methfessel-Paxton, -1 Fermi.
         sigma_eV: width of the smearing.
+        moments_muB: initial magnetic moment of each element, such as ``{Fe: 5}``; elements left out have none. Empty
+            for a calculation without spin.
+        dispersion: van der Waals correction.
         ediff_eV: the electronic loop ends below this change of energy.
-        nelm: most electronic steps; a calculation that needs more is refused.
-        incar: further INCAR tags, such as ``{ALGO: Fast, NCORE: 4}``.
-        max_seconds: longest a single calculation may take; null for no limit.
-        max_force_eV_A: a label with a larger force is refused: atoms overlap.
+        nelm: most electronic steps; a calculation that needs more counts as not converged.
+        incar: further INCAR tags, such as ``{ALGO: Fast, NCORE: 4}``; LDAUU, LDAUJ and LDAUL by element.
+        allow: settings that corrections may change although they change the label, such as ``[SIGMA]``.
+        frozen_s: a calculation that says nothing for so long hangs.
+        max_seconds: longest a single calculation may take, all corrections included; null for no limit.
     """
 
     potcar_symbols: Mapping[str, str]
     encut_eV: Positive
-    xc: Literal["PBE", "PBEsol"] = "PBE"
+    xc: Literal["PBE", "PBEsol", "revPBE", "LDA"] = "PBE"
+    energy: vasp_outputs.Energy = "free"
     kpoints: Literal["gamma"] | Grid | None = None
     kspacing_per_A: Positive | None = None
+    monkhorst_pack: bool = False
     ismear: Annotated[int, Field(ge=-1, le=2)] = 1
     sigma_eV: Positive = 0.2
+    moments_muB: Mapping[str, float] = Field(default_factory=dict)
+    dispersion: Dispersion | None = None
     ediff_eV: Positive = 1e-6
     nelm: Annotated[int, Field(ge=1)] = 120
-    incar: Mapping[str, str | int | float | bool] = Field(default_factory=dict)
+    incar: Mapping[str, bool | int | float | str | Mapping[str, float]] = Field(default_factory=dict)
+    allow: tuple[Allowed, ...] = ()
+    frozen_s: Positive = 3600.0
     max_seconds: Positive | None = None
-    max_force_eV_A: Positive = 1000.0
 
     code: ClassVar[str] = "vasp"
 
@@ -86,178 +108,154 @@ class Part:
             raise InputError("kpoints", "give either kpoints or kspacing_per_A", "such as kpoints: [3, 3, 3]")
         if not self.potcar_symbols:
             raise InputError("potcar_symbols", "is empty", "such as {Al: Al}")
-        if taken := sorted(_OURS & {tag.upper() for tag in self.incar}):
-            raise InputError(f"incar.{taken[0]}", "is set by the other keys of this labeler", "remove it from incar")
+        if strangers := sorted(set(self.moments_muB) - set(self.potcar_symbols)):
+            raise InputError(f"moments_muB.{strangers[0]}", "is of an element that potcar_symbols does not name")
+        for tag, value in self.incar.items():
+            _check_tag(tag.upper(), value)
 
     def check(self, elements: frozenset[str], code: Code | None) -> None:
         if missing := sorted(elements - set(self.potcar_symbols)):
             names = ", ".join(missing)
             raise InputError("potcar_symbols", f"has no entry for {names}", f"add {{{missing[0]}: {missing[0]}}}")
         code = _given(code)
-        command_of(code.name, code.command, code.launcher, code.env)
+        _commands(code)
         for element in self.potcar_symbols:
             self._potcar(element, code)
 
     def theory(self, code: Code | None) -> Theory:
-        code = _given(code)
-        potcars = {element: _fingerprint(self._potcar(element, code)) for element in sorted(self.potcar_symbols)}
-        mesh = self.kpoints if not isinstance(self.kpoints, tuple) else list(self.kpoints)
-        tags = {tag: value for tag, value in self._incar().items() if tag not in _PARALLEL}
-        settings = {**tags, "kpoints": mesh, "kspacing_per_A": self.kspacing_per_A, "potcars": potcars}
+        potcars = {element: self._potcar(element, _given(code)) for element in sorted(self.potcar_symbols)}
+        rule = {"spacing_per_A": self.kspacing_per_A} if self.kpoints is None else {"grid": list(self._fixed())}
+        settings = {
+            "xc": self.xc,
+            "energy": self.energy,
+            "incar": {key: value for key, value in sorted(self._tags().items()) if vasp_rules.decides(key)},
+            "kpoints": {**rule, "centre": "monkhorst_pack" if self.monkhorst_pack else "gamma"},
+            "moments_muB": dict(sorted(self.moments_muB.items())),
+            "dispersion": self.dispersion,
+            "potcars": {element: {"title": p.title, "sha256": p.sha256} for element, p in potcars.items()},
+        }
         return Theory("vasp", settings)
 
-    def label(
-        self,
-        frames: Frames,
-        code: Code | None,
-        workdir: Path,
-        limits: Limits = UNLIMITED,
-    ) -> Labelled:
-        code = _given(code)
-        theory = self.theory(code)
+    def label(self, frames: Frames, code: Code | None, workdir: Path, limits: Limits = UNLIMITED) -> Labelled:
+        code, theory = _given(code), self.theory(code)
 
         def one(frame: Frames) -> Labelled:
-            labels, reason, log = self._one(frame, code, workdir / f"vasp-{frame.ids()[0]}")
-            return labels, (Verdict(not reason, reason, log),)
+            folder = workdir / f"vasp-{theory.fingerprint[:8]}-{frame.ids()[0]}"
+            labels, verdict = self._one(frame, code, folder, limits)
+            return Labels.missing(frame) if labels is None else labels, (self._dated(verdict, theory),)
 
-        bought = [kept(frame, theory, workdir, one) for frame in frames]
-        return Labels.concat([labels for labels, _ in bought]), tuple(v for _, verdicts in bought for v in verdicts)
+        return kept_each(frames, theory, workdir, one)
 
-    def _one(self, frame: Frames, code: Code, folder: Path) -> tuple[Labels, str, str]:
-        """Label, what is wrong with it, and the log."""
-        missing = Labels.missing(frame)
+    def _one(self, frame: Frames, code: Code, folder: Path, limits: Limits) -> tuple[Labels | None, Verdict]:
+        """The label of one frame, if there is one, and its verdict; `Verdict.theory` holds only what has changed."""
         if problem := self._problem(frame):
-            return missing, problem, ""
-        folder.mkdir(parents=True, exist_ok=True)
-        run_dir = folder if code.scratch is None else code.scratch / folder.name
-        run_dir.mkdir(parents=True, exist_ok=True)
-        log = folder / "vasp.log"
-        order = np.argsort(frame.numbers, kind="stable")
+            return None, Verdict.bad(Cause.STRUCTURE, problem)
+        run_dir = _prepared(folder, code.scratch)
         try:
-            self._write_inputs(frame, order, code, run_dir)
-            words = command_of(code.name, code.command, code.launcher, code.env)
-            (run_dir / "vasprun.xml").unlink(missing_ok=True)  # an old one must not pass for the answer
-            ended = processes.run(words, run_dir, log, child_environment(code.env), self.max_seconds)
-            if ended.timed_out:
-                return missing, f"took longer than {self.max_seconds:g} s", str(log)
-            if ended.status == -signal.SIGKILL:
-                raise ResourceError(f"VASP was killed, most often for want of memory; see {log}")
-            labels, reason = read_vasprun(run_dir / "vasprun.xml", frame, order)
+            self._write(frame, folder, run_dir)
+            ended, deadline = self._attend(frame, code, run_dir, limits)
+            titles = [self._potcar(s, code).title for s in _species(frame)]
+            answer = vasp_outputs.read_label(run_dir, frame, titles, self.energy) if ended.cause is None else None
+            verdict = _verdict(ended, answer, folder, asked_to_stop=deadline.passed)
+            if verdict.cause is Cause.TIME and (run_dir / _DENSITY).is_file():
+                shutil.copyfile(run_dir / _DENSITY, folder.with_suffix(".density"))
+            if verdict.cause is Cause.TIME and deadline.told:
+                raise ResourceError(f"VASP was told to stop after {ended.seconds:.0f} s")
         finally:
-            for name in ("POTCAR", *_BULKY):
-                (run_dir / name).unlink(missing_ok=True)
-        if reason and ended.status:
-            reason = f"{reason}; VASP ended with status {ended.status}"
-        if not reason and (largest := np.linalg.norm(labels.forces, axis=1).max()) > self.max_force_eV_A:
-            reason = f"largest force {largest:.3g} eV/Å, more than {self.max_force_eV_A:g}: atoms overlap"
-        return (missing, reason, str(log)) if reason else (labels, "", str(log))
+            _put_away(run_dir, folder)
+        if verdict.ok:
+            shutil.rmtree(folder)
+            folder.with_suffix(".density").unlink(missing_ok=True)
+        return answer if isinstance(answer, Labels) else None, verdict
+
+    def _attend(self, frame: Frames, code: Code, run_dir: Path, limits: Limits) -> tuple[Attended, Deadline]:
+        """Run VASP in custodian's care; how it ended, and who asked it to stop."""
+        from alflow.engines import custody, vasp_care
+
+        given = [s for s in (self.max_seconds, limits.seconds) if s is not None]
+        seconds = min(given, default=None)
+        grace = 0.0 if seconds is None else min(_GRACE[0] * seconds, _GRACE[1])
+        deadline = vasp_care.Deadline(seconds, limits.halt, grace)
+        allowed = frozenset(self.allow)
+        potcar = vasp_potcars.join([self._potcar(s, code) for s in _species(frame)])
+        program = vasp_care.VaspProgram(*_commands(code), child_environment(code.env), potcar)
+        handlers = vasp_care.handlers(program, self._tags(), allowed, self.frozen_s)
+        with vasp_care.quiet():
+            ended = custody.attend(
+                program,
+                run_dir,
+                handlers,
+                vasp_care.validators(program),
+                vasp_care.rules(allowed),
+                seconds=seconds,
+                halt=deadline,
+            )
+        if ended.cause is not None:
+            ended = replace(ended, cause=vasp_care.cause_of(ended.cause, run_dir))
+        return ended, deadline
+
+    def _dated(self, verdict: Verdict, theory: Theory) -> Verdict:
+        """The verdict with the whole theory of its label, where a correction has changed it."""
+        if verdict.theory is None:
+            return verdict
+        return replace(verdict, theory=Theory("vasp", {**theory.settings, "changed": dict(verdict.theory.settings)}))
 
     def _problem(self, frame: Frames) -> str:
         """What is wrong with a frame before VASP sees it, or empty."""
-        from ase.data import chemical_symbols
-
-        unknown = {chemical_symbols[z] for z in set(frame.numbers.tolist())} - set(self.potcar_symbols)
-        if unknown:
-            return f"no POTCAR is named for {', '.join(sorted(unknown))}"
+        if unknown := sorted(set(_species(frame)) - set(self.potcar_symbols)):
+            return f"no POTCAR is named for {', '.join(unknown)}"
         if not (np.isfinite(frame.positions).all() and np.isfinite(frame.cell).all()):
             return "positions or cell are not finite"
         if not frame.pbc.all() or not frame.volumes[0] > 1e-6:
             return "VASP needs a cell that is periodic in three directions"
         return ""
 
-    def _write_inputs(self, frame: Frames, order: Ints, code: Code, folder: Path) -> None:
-        from ase.data import chemical_symbols
-        from pymatgen.core import Lattice, Structure
-        from pymatgen.io.vasp import Incar, Kpoints, Poscar
+    def _write(self, frame: Frames, folder: Path, run_dir: Path) -> None:
+        """INCAR, POSCAR and KPOINTS; and the charge density that an earlier run left when its time was up."""
+        tags, density = self._tags(), folder.with_suffix(".density")
+        if density.is_file():
+            shutil.copyfile(density, run_dir / _DENSITY)
+            tags["ICHARG"] = 1
+        style: vasp_inputs.Style = "monkhorst_pack" if self.monkhorst_pack else "gamma"
+        settings = vasp_inputs.Settings(tags, self.moments_muB, self.dispersion, style)
+        vasp_inputs.write(frame, settings, self._grid(frame), run_dir)
 
-        symbols = [chemical_symbols[z] for z in frame.numbers[order]]
-        right_handed = np.linalg.det(frame.cell[0]) > 0  # VASP takes no other cell; -a, -b, -c span the same lattice
-        lattice = Lattice(frame.cell[0] if right_handed else -frame.cell[0])
-        structure = Structure(lattice, symbols, frame.positions[order], coords_are_cartesian=True)
-        Poscar(structure, comment="alflow").write_file(folder / "POSCAR", significant_figures=16)
-        Incar(self._incar()).write_file(folder / "INCAR")
-        Kpoints.gamma_automatic(self._grid(frame)).write_file(folder / "KPOINTS")
-        handle = os.open(folder / "POTCAR", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(handle, "w") as out:
-            out.writelines(self._potcar(element, code) for element in dict.fromkeys(symbols))
-
-    def _incar(self) -> dict[str, Any]:
+    def _tags(self) -> dict[str, Any]:
         tags: dict[str, Any] = {
             "PREC": "Accurate",
             "LREAL": False,
-            "GGA": _GGA[self.xc],
+            "GGA": _EXCHANGE[self.xc][0],
             "ENCUT": self.encut_eV,
             "ISMEAR": self.ismear,
             "SIGMA": self.sigma_eV,
             "EDIFF": self.ediff_eV,
             "NELM": self.nelm,
-            "NSW": 0,
-            "IBRION": -1,
-            "ISIF": 2,
-            "ISYM": 0,
-            "LWAVE": False,
-            "LCHARG": False,
+            "ISYM": 0,  # random structures have none, and looking for it is what fails most often
         }
-        return {**tags, **{tag.upper(): value for tag, value in self.incar.items()}}
+        given = {tag.upper(): value for tag, value in self.incar.items()}
+        return {tag: value for tag, value in {**tags, **given}.items() if value is not None}
 
-    def _grid(self, frame: Frames) -> tuple[int, int, int]:
-        if self.kspacing_per_A is not None:
-            lengths = 2 * np.pi * np.linalg.norm(np.linalg.inv(frame.cell[0]), axis=0)
-            a, b, c = np.maximum(1, np.ceil(lengths / self.kspacing_per_A - 1e-9)).astype(int).tolist()
-            return a, b, c
+    def _fixed(self) -> vasp_inputs.Grid:
         return self.kpoints if isinstance(self.kpoints, tuple) else (1, 1, 1)
 
-    def _potcar(self, element: str, code: Code) -> str:
-        """Text of an element's POTCAR.
+    def _grid(self, frame: Frames) -> vasp_inputs.Grid:
+        if self.kspacing_per_A is None:
+            return self._fixed()
+        return vasp_inputs.grid_of(frame.cell[0], self.kspacing_per_A)
 
-        Raises:
-            InputError: the library or the file is missing, or it is another element's or functional's.
-        """
+    def _potcar(self, element: str, code: Code) -> vasp_potcars.Potcar:
         library, symbol = Path(str(code.settings["potcars"])), self.potcar_symbols[element]
-        where = f"potcar_symbols.{element}"
-        path = next((p for p in (library / symbol / "POTCAR", library / symbol / "POTCAR.gz") if p.is_file()), None)
-        if path is None:
-            hint = "codes.vasp.potcars of the site file is the folder with one subfolder for each POTCAR"
-            raise InputError(where, f"there is no {library / symbol / 'POTCAR'}", hint)
-        text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()
-        found = _ELEMENT.search(text)
-        if found is None or found[1] != element:
-            raise InputError(where, f"{path} is a POTCAR of {found[1] if found else 'no element'}, not of {element}")
-        if not re.search(r"LEXCH\s*=\s*PE", text):
-            raise InputError(where, f"{path} is not a POTCAR of PBE, which {self.xc} needs")
-        return text
+        return vasp_potcars.find(library, symbol, element, _EXCHANGE[self.xc][1], f"potcar_symbols.{element}")
 
 
-def read_vasprun(path: Path, frame: Frames, order: Ints) -> tuple[Labels, str]:
-    """The label in a ``vasprun.xml`` of one static calculation, and what is wrong with it.
-
-    Args:
-        path: the file.
-        frame: the frame that was asked.
-        order: which of its atoms each atom of the file is, (n_atoms,).
-    """
-    from pymatgen.io.vasp import Vasprun
-
-    missing = Labels.missing(frame)
-    if not path.is_file():
-        return missing, "VASP wrote no vasprun.xml"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what we test ourselves
-            run = Vasprun(path, parse_dos=False, parse_eigen=False, parse_potcar_file=False)
-        step = run.ionic_steps[-1]
-        energy, forces = float(step["e_fr_energy"]), np.array(step["forces"], np.float64)
-        kbar = np.array(step["stress"], np.float64)
-    except (SyntaxError, KeyError, IndexError, ValueError, TypeError) as exc:  # bad XML is one
-        return missing, f"vasprun.xml cannot be read: {type(exc).__name__}: {exc}"
-    if not run.converged_electronic:
-        return missing, "the electronic loop did not converge"
-    if forces.shape != frame.positions.shape or not (np.isfinite(energy) and np.isfinite(forces).all()):
-        return missing, "vasprun.xml holds no finite energy and forces of all atoms"
-    unsorted = np.empty_like(forces)
-    unsorted[order] = forces
-    stress = -0.1 * kbar / EV_A3_GPa  # VASP counts compression positive, in kbar
-    return Labels(np.array([energy]), unsorted, stress.reshape(1, 3, 3)), ""
+def _check_tag(tag: str, value: Any) -> None:
+    if tag in _OURS:
+        raise InputError(f"incar.{tag}", "is set by the other keys of this labeler", "remove it from incar")
+    if isinstance(value, Mapping) != (tag in _BY_ELEMENT):
+        hint = "give it by element, such as {Fe: 4}" if tag in _BY_ELEMENT else "give one value"
+        raise InputError(f"incar.{tag}", f"cannot be {value!r}", hint)
+    if tag in {"ALGO", "IALGO"} and not vasp_rules.on_path(tag, None, value):
+        raise InputError(f"incar.{tag}", f"{value!r} does not look for the self-consistent ground state", "try Normal")
 
 
 def _given(code: Code | None) -> Code:
@@ -268,7 +266,53 @@ def _given(code: Code | None) -> Code:
     return code
 
 
-def _fingerprint(potcar: str) -> str:
+def _commands(code: Code) -> tuple[list[str], list[str]]:
+    """Command lines of ``vasp_std``, and of ``vasp_gam`` if the site file has a ``gamma_command``."""
+    gamma = code.settings.get("gamma_command")
+    if gamma is not None and not isinstance(gamma, str):
+        raise InputError("codes.vasp.gamma_command", f"should be one program, got {gamma!r}", "such as vasp_gam")
+    standard = command_of(code.name, code.command, code.launcher, code.env)
+    return standard, command_of(code.name, (gamma,), code.launcher, code.env) if gamma else []
 
-    title = _TITLE.search(potcar)
-    return f"{title[1].strip() if title else '?'}:{hashlib.sha256(potcar.encode()).hexdigest()[:16]}"
+
+def _species(frame: Frames) -> list[str]:
+    """Elements of a frame in the order that VASP gets them."""
+    from ase.data import chemical_symbols
+
+    return [chemical_symbols[z] for z in np.unique(frame.numbers)]
+
+
+def _prepared(folder: Path, scratch: Path | None) -> Path:
+    """An empty, private folder to run in: `folder` itself, or one on scratch. What an interrupted run left goes."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, mode=0o700)
+    if scratch is None:
+        return folder
+    scratch.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=scratch))  # mode 0700
+
+
+def _put_away(run_dir: Path, folder: Path) -> None:
+    """Remove the POTCAR and what is large; bring the rest of a run on scratch to `folder`."""
+    for name in (vasp_potcars.POTCAR, *_BULKY):
+        (run_dir / name).unlink(missing_ok=True)
+    if run_dir != folder:
+        for path in run_dir.iterdir():
+            shutil.move(path, folder / path.name)
+        shutil.rmtree(run_dir, ignore_errors=True)
+
+
+def _verdict(
+    ended: Attended, answer: Labels | vasp_outputs.Refusal | None, folder: Path, *, asked_to_stop: bool
+) -> Verdict:
+    """What became of a calculation; `Verdict.theory` holds the settings that were changed as allowed."""
+    log = folder / "vasp.out"
+    more: dict[str, Any] = {"corrections": ended.corrections, "seconds": ended.seconds}
+    if isinstance(answer, Labels):
+        changed = Theory("vasp", dict(ended.changed)) if ended.changed else None
+        return Verdict(True, theory=changed, **more)
+    cause, reason = (ended.cause, ended.reason) if answer is None else (answer.cause, answer.reason)
+    assert cause is not None
+    if asked_to_stop and cause in {Cause.TIME, Cause.UNCONVERGED}:  # VASP calls it a success to have stopped
+        cause, reason = Cause.TIME, f"ran out of time after {ended.seconds:.0f} s"
+    return Verdict.bad(cause, reason, log, **more)

@@ -1,0 +1,44 @@
+"""Which INCAR tags decide what VASP computes, and which only how it gets there."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+ALGORITHMS: Final = frozenset(
+    {"normal", "fast", "veryfast", "all", "damped", "conjugate", "subrot", "n", "f", "v", "a", "d", "c", "s"}
+)
+"""Values of ALGO that look for the same self-consistent ground state."""
+ON_PATH: Final = frozenset(
+    {"AMIN", "AMIX", "AMIX_MAG", "BMIX", "BMIX_MAG", "DEPER", "EBREAK", "IMIX", "INIMIX", "INIWAV", "ISEARCH", "ISTART"}
+    | {"KPAR", "LASYNC", "LCHARG", "LDIAG", "LMAXMIX", "LPLANE", "LSCALAPACK", "LSCALU", "LWAVE", "MAXMIX", "MIXPRE"}
+    | {"NCORE", "NELM", "NELMDL", "NELMIN", "NPAR", "NRMM", "NSIM", "NWRITE", "TIME", "WC", "WEIMIN"}
+    | {"POTIM"}  # moves nothing where nothing moves
+)
+"""Tags whose every value leaves the ground state where it is: the numerical path."""
+_SOME: Final = frozenset({"ALGO", "IALGO", "ICHARG", "NBANDS"})
+"""Tags of which some values are on the path."""
+
+
+def on_path(key: str, old: Any, new: Any) -> bool:
+    """Whether a change of a setting leaves the label what it is: an INCAR tag, ``KPOINTS`` or ``POSCAR``.
+
+    EDIFF may only become tighter, NBANDS larger, projections exact (``LREAL = .FALSE.``).
+    """
+    if key == "ALGO":
+        return str("Normal" if new is None else new).lower() in ALGORITHMS
+    if key == "IALGO":
+        return new is None or 38 <= int(new) <= 68  # the algorithms that ALGO names
+    if key == "ICHARG":
+        return new in {None, 0, 1, 2}  # 10 and more keep the density as it is
+    if key == "EDIFF":
+        return new is not None and float(new) < float(1e-4 if old is None else old)
+    if key == "NBANDS":
+        return new is not None and (old is None or int(new) > int(old))
+    if key == "LREAL":
+        return new is False or str(new).strip(".").upper() in {"F", "FALSE"}
+    return key in ON_PATH
+
+
+def decides(key: str) -> bool:
+    """Whether an INCAR tag belongs to the level of theory."""
+    return key not in ON_PATH | _SOME
