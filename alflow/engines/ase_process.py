@@ -27,6 +27,8 @@ from alflow.engines.mpi import child_environment
 from alflow.engines.processes import Running
 from alflow.errors import InfrastructureError, ResourceError
 
+LOG: Final = "calculator.log"
+"""What a calculator and its program print, in the folder of the frame."""
 _POLL_S: Final = 0.5
 _START_S: Final = 600.0
 """Longest that imports and the first making of a calculator may take: file systems can be slow, networks large."""
@@ -145,7 +147,7 @@ class AseProcess:
     def answer(
         self, frame: Frames, folder: Path, *, stress: bool, seconds: float | None, halt: Callable[[], bool]
     ) -> Answer:
-        """The label of one frame, computed in `folder`; its output is in ``calculator.log`` there.
+        """The label of one frame, computed in `folder`; its output is in `LOG` there.
 
         Raises:
             InfrastructureError: the machine failed, or the calculator cannot be made any more.
@@ -160,6 +162,7 @@ class AseProcess:
             "pbc": frame.pbc[0].tolist(),
             "stress": stress,
             "folder": str(folder.absolute()),
+            "log": LOG,
         }
         self._send(request)
         heard = self._heard(seconds, halt)
@@ -167,7 +170,7 @@ class AseProcess:
             return heard
         if "said" in heard:  # the same failure reads the same in every folder
             heard["said"] = heard["said"].replace(f"{folder.absolute()}", "its folder")
-        return _read(heard, frame.n_atoms)
+        return _read(heard, frame.n_atoms, folder / LOG)
 
     def _spawn(self) -> None:
         ours, theirs = socket.socketpair()
@@ -223,14 +226,14 @@ def _last_line(log: Path) -> str:
 # ---- what the child says -------------------------------------------------------------------------------------------
 
 
-def _read(message: Mapping[str, Any], n_atoms: int) -> Answer:
+def _read(message: Mapping[str, Any], n_atoms: int, log: Path) -> Answer:
     """A label, or the kind of its failure.
 
     Raises:
         InfrastructureError: the machine failed.
     """
     if "error" in message:
-        return _failed(message)
+        return _failed(message, log)
     forces, six = np.array(message["forces"], float), np.array(message.get("stress", ()), float)
     energy = np.array(message["energy"], float)
     if energy.size != 1 or forces.shape != (n_atoms, 3) or six.shape not in {(0,), (6,), (3, 3)}:
@@ -242,12 +245,12 @@ def _read(message: Mapping[str, Any], n_atoms: int) -> Answer:
     return Answer(float(energy.item()), forces, stress)
 
 
-def _failed(message: Mapping[str, Any]) -> Answer:
+def _failed(message: Mapping[str, Any], log: Path) -> Answer:
     said, kinds = str(message["said"]), message["error"]
     missing = "CalculationFailed" in kinds and any(w in said for w in _NOT_FOUND)
     full = "OSError" in kinds and message["errno"] in _MACHINE
     if missing or full or message["starting"] or "EnvironmentError" in kinds:
-        raise InfrastructureError(f"the calculator cannot work on this machine: {said}")
+        raise InfrastructureError(f"the calculator cannot work on this machine: {said}, see {log}")
     return Answer(cause=_cause(kinds), reason=said)
 
 

@@ -18,8 +18,8 @@ import numpy as np
 
 from alflow.core.frames import Frames
 from alflow.core.labels import Cause, Labels, Theory, Verdict
-from alflow.engines.ase_process import Answer, AseProcess, Introduction, Setup
-from alflow.errors import InputError
+from alflow.engines.ase_process import LOG, AseProcess, Introduction, Setup
+from alflow.errors import InfrastructureError, InputError, ResourceError
 from alflow.interfaces import UNLIMITED, Code, Limits, part
 from alflow.store.files import digest
 from alflow.store.kept import Labelled, kept_each
@@ -53,7 +53,7 @@ class Part:
             one energy give that. ``energy`` is what ASE calls the energy: for metals most codes extrapolate it to zero
             smearing, and forces are not its derivative.
         stress: ask for the stress of frames that are periodic in all directions.
-        magmoms_uB: initial magnetic moment of the atoms of an element, in Bohr magnetons.
+        moments_muB: initial magnetic moment of each element in Bohr magnetons, such as ``{Fe: 2.2}``.
         reuse: keep one calculator for all frames of a task, for those that take long to make, such as neural networks.
             By default every frame gets a new one, so that a label never depends on what was computed before.
         version_note: whatever else decides the numbers, such as the version of a model or the name of a
@@ -69,7 +69,7 @@ class Part:
     elements: tuple[str, ...] = ()
     energy: Literal["free_energy", "energy"] = "free_energy"
     stress: bool = True
-    magmoms_uB: Mapping[str, float] = field(default_factory=dict)
+    moments_muB: Mapping[str, float] = field(default_factory=dict)
     reuse: bool = False
     version_note: str = ""
     max_seconds: float = 3600.0
@@ -94,7 +94,7 @@ class Part:
                 "calculator": self.calculator,
                 "settings": _mapped(self._resolved(settings), content),
                 "energy": self.energy,
-                **({"magmoms_uB": dict(self.magmoms_uB)} if self.magmoms_uB else {}),
+                **({"moments_muB": dict(self.moments_muB)} if self.moments_muB else {}),
                 **({"version_note": self.version_note} if self.version_note else {}),
             },
         )
@@ -121,14 +121,15 @@ class Part:
         folder, began = home / frame.ids()[0], time.monotonic()
         folder.mkdir(mode=0o700, exist_ok=True)
         asked = self.stress and bool(frame.pbc.all())
-        answer = Answer(cause=Cause.OTHER)
         try:
             answer = process.answer(frame, folder, stress=asked, seconds=limits.seconds, halt=limits.halt)
-        finally:
-            log = folder / "calculator.log"
-            if answer.cause is None or not (log.is_file() and log.stat().st_size):
-                shutil.rmtree(folder, ignore_errors=True)
+        except ResourceError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         seconds = time.monotonic() - began
+        log = folder / LOG
+        if answer.cause is None or not (log.is_file() and log.stat().st_size):
+            shutil.rmtree(folder, ignore_errors=True)
         if answer.cause is not None:
             shown = log if log.is_file() else ""
             return labels, (Verdict.bad(answer.cause, answer.reason, shown, seconds=seconds),)
@@ -153,7 +154,7 @@ class Part:
     # ---- settings ----
 
     def _setup(self) -> Setup:
-        return Setup(self.calculator, self._resolved(self.settings), self.reuse, self.magmoms_uB, self.energy)
+        return Setup(self.calculator, self._resolved(self.settings), self.reuse, self.moments_muB, self.energy)
 
     def _resolved(self, settings: Mapping[str, Any]) -> Any:
         return _mapped(settings, {f.name: str(f.absolute()) for f in self.files})
@@ -202,13 +203,16 @@ class Part:
 
 @contextmanager
 def _private(place: Path) -> Iterator[Path]:
-    """A folder that only we may read; what failed in it stays, the rest is removed."""
+    """A folder that only we may read; the logs of what failed in it stay, the rest is removed."""
     place.mkdir(parents=True, exist_ok=True)
-    home = Path(tempfile.mkdtemp(prefix="ase-", dir=place))
+    home, keep = Path(tempfile.mkdtemp(prefix="ase-", dir=place)), False
     try:
         yield home
+    except InfrastructureError:  # it says where its log is
+        keep = True
+        raise
     finally:
-        if not any(p.is_dir() for p in home.iterdir()):
+        if not keep and not any(p.is_dir() for p in home.iterdir()):
             shutil.rmtree(home, ignore_errors=True)
 
 

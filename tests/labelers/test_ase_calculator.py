@@ -36,7 +36,7 @@ class TestEmt(LabelerContract):
         Part(calculator="emt", settings={"asap_cutoff": True}),
         Part(calculator="ase.calculators.lj.LennardJones"),
         Part(calculator="ase.calculators.emt.EMT", energy="energy"),
-        Part(calculator="ase.calculators.emt.EMT", magmoms_uB={"Al": 1.0}),
+        Part(calculator="ase.calculators.emt.EMT", moments_muB={"Al": 1.0}),
         Part(calculator="ase.calculators.emt.EMT", version_note="of 2024"),
     )
     # EMT cuts off where its terms are 1e-4: forces near the cutoff are the derivative to about that
@@ -102,7 +102,7 @@ def test_the_energy_of_the_forces_is_taken_unless_told_otherwise(tmp_path):
 
     assert energy("free") == -1.5
     assert energy("zero", energy="energy") == -1.0
-    assert energy("spin", magmoms_uB={"Fe": 2.0}) == -11.5
+    assert energy("spin", moments_muB={"Fe": 2.0}) == -11.5
 
 
 def test_a_label_does_not_depend_on_what_came_before_unless_asked_to(tmp_path):
@@ -175,6 +175,7 @@ def test_halt_ends_it_and_leaves_no_process(tmp_path):
     part = Part(calculator=ODD, settings={"how": "loop"})
     with pytest.raises(ResourceError, match="halted"):
         part.label(FRAMES, None, tmp_path, Limits(halt=flag.is_set))
+    assert [p.suffix for p in tmp_path.iterdir()] == [".h5"], "only what was finished is left"
     assert not [c for c in psutil.Process().children(recursive=True) if c.status() != psutil.STATUS_ZOMBIE]
 
 
@@ -185,8 +186,9 @@ def test_a_wandering_calculator_writes_where_it_should(tmp_path):
 
 
 def test_a_full_disk_is_the_machines_fault(tmp_path):
-    with pytest.raises(InfrastructureError, match="No space left"):
+    with pytest.raises(InfrastructureError, match="No space left") as error:
         Part(calculator=ODD, settings={"how": "full"}).label(FRAMES, None, tmp_path)
+    assert "calculating 6 atoms" in Path(str(error.value).rpartition("see ")[2]).read_text()
 
 
 # ---- programs ------------------------------------------------------------------------------------------------------
