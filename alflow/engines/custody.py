@@ -32,7 +32,7 @@ from custodian.custodian import (
     Validator,
 )
 
-from alflow.core.labels import Cause
+from alflow.core.labels import AGAIN, Cause
 from alflow.engines.processes import Running
 from alflow.errors import InfrastructureError
 
@@ -307,6 +307,8 @@ def _verdict(
         reason = getattr(error.validator, "reason", "")
         return Cause.OUTPUT, reason or f"its output is not valid ({type(error.validator).__name__})"
     cause = getattr(getattr(error, "handler", None), "cause", Cause.PROGRAM)
+    if cause in AGAIN:
+        return cause, said
     tried = sum(bool(e["changes"]) for e in log.entries)
     return cause, f"{said}: {f'{tried} corrections did not help' if tried else 'no correction is known'}"
 
