@@ -120,6 +120,21 @@ class Retried:
 
 
 @dataclass(frozen=True, slots=True)
+class Broken:
+    """A task failed in a way that ends the campaign. It stays open: a campaign that is reopened does it again."""
+
+    task_id: str
+    kind: FailureKind
+    detail: str
+    log: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reopened:
+    """A campaign that had failed was resumed: what broke it is tried afresh."""
+
+
+@dataclass(frozen=True, slots=True)
 class Cancelled:
     """A task is no longer wanted; what it may still bring is ignored."""
 
@@ -175,7 +190,19 @@ class Closed:
 
 
 Event = (
-    Submitted | Finished | Failed | Retried | Cancelled | Arrived | VersionLost | Synced | Ending | StageDone | Closed
+    Submitted
+    | Finished
+    | Failed
+    | Retried
+    | Broken
+    | Cancelled
+    | Arrived
+    | VersionLost
+    | Synced
+    | Ending
+    | StageDone
+    | Closed
+    | Reopened
 )
 
 
@@ -344,6 +371,10 @@ def apply(state: State, event: Event) -> None:
             if task_id not in state.open:
                 raise JournalError(f"task {task_id!r} was retried but is not open")
             state.attempts[f"{task_id}/{kind}"] += 1
+        case Broken(task_id, kind):
+            if task_id not in state.open:
+                raise JournalError(f"task {task_id!r} broke but is not open")
+            state.failures[kind] += 1
         case Cancelled(task_id):
             _close(state, task_id)
         case Arrived(k):
@@ -363,6 +394,11 @@ def apply(state: State, event: Event) -> None:
             _next_stage(state, event)
         case Closed():
             state.closed = event
+        case Reopened():
+            state.closed, state.failed_in_a_row = None, 0
+            state.attempts.clear()
+            for loop in state.loops:
+                loop.lost_versions = 0
 
 
 def _submitted(state: State, task: Task) -> None:

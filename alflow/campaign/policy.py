@@ -11,6 +11,7 @@ from typing import Any, Final
 from alflow.campaign.model import (
     Arrived,
     Batch,
+    Broken,
     Cancelled,
     Closed,
     Ending,
@@ -205,11 +206,10 @@ def respond(s: State, task: Task, kind: FailureKind, detail: str, log: str) -> l
     """What a failure of an open task leads to: another try, or its end, or the campaign's."""
     if kind in MAX_RETRIES and s.attempts[f"{task.id}/{kind}"] < MAX_RETRIES[kind]:
         return [Retried(task.id, kind, detail, log)]
-    failed = Failed(task.id, kind, detail, log)
     fatal = task.verb in {Verb.BUILD, Verb.SELECT, Verb.MERGE} or kind is FailureKind.DEFECT
     if fatal and task.verb is not Verb.EVALUATE:
-        return [failed, Closed(f"{task.id} failed ({kind}): {detail}", failed=True)]
-    return [failed]
+        return [Broken(task.id, kind, detail, log), Closed(f"{task.id} failed ({kind}): {detail}", failed=True)]
+    return [Failed(task.id, kind, detail, log)]
 
 
 def _decide(plan: Plan, s: State) -> Iterator[Event]:

@@ -64,7 +64,7 @@ def _ended(state: State, run_dir: Path) -> int:
     Console().print(final_table(run_dir))
     _say(f"report: {_short(write_report(run_dir))}")
     if state.closed.failed:
-        _say(f"the campaign failed: {state.closed.reason}", "", *_verbs(shown, "status"))
+        _say(f"the campaign failed: {state.closed.reason}", "", *_verbs(shown, "why", "resume"))
     return 1 if state.closed.failed else 0
 
 
@@ -148,6 +148,7 @@ def _verbs(run_dir: Path, *verbs: str) -> list[str]:
     words = {
         "status": "how far it is",
         "stop": "end it; it can be resumed",
+        "why": "what failed, with logs",
         "resume": "go on",
         "report": "write the report of what there is",
     }

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from alflow.campaign.model import (
+    Broken,
     Cancelled,
     Closed,
     Ending,
     Event,
     Failed,
     Finished,
+    Reopened,
     Retried,
     StageDone,
     Submitted,
@@ -219,6 +221,11 @@ class History:
                 self._end(t, task_id, "failed", {})
             case Retried(task_id, kind, detail, log):
                 self._fail(t, task_id, kind, detail, log, retried=True)
+            case Broken(task_id, kind, detail, log):
+                verb = str(self.tasks[task_id].verb) if task_id in self.tasks else ""
+                self.failures.append(Failure(t, task_id, verb, str(kind), detail, log, retried=False))
+            case Reopened():
+                self.closed = None
             case Cancelled(task_id):
                 self._end(t, task_id, "cancelled", {})
             case Ending(reason):

@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
 
-from alflow.campaign.model import State, fold
+from alflow.campaign.model import Reopened, State, fold
 from alflow.campaign.policy import Plan
 from alflow.errors import JournalError, RunError
 from alflow.runtime import layout, rundir
@@ -54,7 +54,7 @@ def detach(run_dir: Path) -> int:
 
 
 def resume(run_dir: Path, make_runner: MakeRunner, watchers: Sequence[Watcher] = ()) -> State:
-    """Run the campaign in `run_dir` from wherever it stands until it is closed or stopped.
+    """Run the campaign in `run_dir` from wherever it stands until it is closed or stopped; a failed one is reopened.
 
     Raises:
         RunError: there is no such run, or another coordinator is at work on it.
@@ -78,7 +78,10 @@ def resume(run_dir: Path, make_runner: MakeRunner, watchers: Sequence[Watcher] =
         journal = Journal(run_dir / layout.JOURNAL, header, time.time())
         try:
             if (state := fold(journal.events)).closed is not None:
-                return state
+                if not state.closed.failed:
+                    return state
+                journal.append([Reopened()], time.time())
+                journal.events.append(Reopened())
             return _drive(run_dir, site, workflow, journal, make_runner, watchers, stopped)
         finally:
             journal.close()

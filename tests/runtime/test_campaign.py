@@ -15,6 +15,7 @@ from ase.io import write
 
 from alflow.campaign.model import Submitted
 from alflow.errors import InputError, JournalError, RunError
+from alflow.monitor.history import History
 from alflow.runtime import campaign_run, layout, rundir
 from alflow.runtime.journal import read_lines
 from alflow.runtime.runner import InlineRunner
@@ -393,3 +394,23 @@ def test_another_theory_is_kept_apart_unless_the_workflow_maps_it(tmp_path):
     data = Dataset.open(sorted((joined / "dataset").glob("*.h5")))
     assert set(data.columns["theory"]) == {other, results[0]["theory"]}
     assert data.theory.fingerprint == results[0]["theory"]
+
+
+@pytest.mark.parametrize("verb", ["build", "sample", "label", "merge", "fit", "calibrate"])
+def test_a_campaign_that_a_defect_broke_goes_on_after_the_fix(tmp_path, verb):
+    want = submitted(tmp_path / "whole")
+    campaign_run.resume(want, inline)
+    run = submitted(tmp_path / "broken")
+
+    def defective(task, root):
+        return {"failure": "defect", "detail": "a bug", "log": "x.log"} if task["verb"] == verb else execute(task, root)
+
+    state = campaign_run.resume(run, lambda site, root: InlineRunner(defective, str(root)))
+    assert state.closed.failed
+    assert "a bug" in state.closed.reason
+    history = History.read(run)
+    assert [(f.kind, f.retried) for f in history.failures] == [("defect", False)]
+    state = campaign_run.resume(run, inline)
+    assert not state.closed.failed
+    assert dataset_digest(run) == dataset_digest(want)
+    assert History.read(run).closed == state.closed

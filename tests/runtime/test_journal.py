@@ -9,6 +9,7 @@ import pytest
 
 from alflow.campaign.model import (
     Arrived,
+    Broken,
     Cancelled,
     Closed,
     Ending,
@@ -16,6 +17,7 @@ from alflow.campaign.model import (
     Failed,
     FailureKind,
     Finished,
+    Reopened,
     Retried,
     StageDone,
     Submitted,
@@ -39,7 +41,9 @@ EVENTS = [
     Synced(3),
     Ending("max_labels"),
     StageDone(0, "done", True, False),
+    Broken("0-fit-000001", FailureKind.DEFECT, "a bug", "log.txt"),
     Closed("all", False),
+    Reopened(),
 ]
 
 
