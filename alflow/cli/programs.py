@@ -244,7 +244,8 @@ def _try(case: Case, labeler: Labeler, code: Code | None, site: Site, run: Path)
         began = time.monotonic()
         try:
             element = _choose(labeler, case.elements, code)
-            found, (verdict,) = labeler.label(_displaced(element), given, here / "work", Limits(seconds=_TRIAL_S))
+            frame = _displaced(element)
+            found, (verdict,) = labeler.label(frame, given, here / "work", Limits(seconds=_TRIAL_S))
         except AlflowError as exc:
             runs = _runs(here)
             return Finding(case.kind, Mark.WRONG, _alone(code, runs) or _explained(_one_line(exc), "".join(runs[-1:])))
@@ -261,7 +262,8 @@ def _try(case: Case, labeler: Labeler, code: Code | None, site: Site, run: Path)
         return Finding(case.kind, Mark.WRONG, wrong)
     net = float(np.linalg.norm(found.forces.sum(axis=0)))
     ranks = f", {_counted(n)}" if (n := _ranks("".join(runs[:1]))) else ""
-    words = f"{element}, 4 displaced atoms: {found.energy[0]:.4f} eV, net force {net:.1e} eV/Å, {seconds:.1f} s{ranks}"
+    told = f"{found.energy[0]:.4f} eV, net force {net:.1e} eV/Å, {seconds:.1f} s{ranks}"
+    words = f"{element}, {frame.n_atoms} displaced atoms: {told}"
     right = np.isfinite(found.energy[0]) and net < _NET_FORCE_eV_A
     return Finding(case.kind, Mark.OK if right else Mark.WRONG, words)
 
@@ -373,16 +375,21 @@ def _choose(labeler: Labeler, elements: frozenset[str], code: Code | None) -> st
 
 
 def _displaced(element: str) -> Frames:
-    """Four atoms, face-centred cubic at the element's own volume, each moved by a few hundredths of an angstrom."""
+    """A few atoms in the element's own crystal, or as a molecule, each moved by a few hundredths of an angstrom."""
+    from ase import Atoms
     from ase.build import bulk
-    from ase.data import atomic_numbers, covalent_radii
+    from ase.data import atomic_numbers, covalent_radii, reference_states
 
     number = atomic_numbers[element]
-    try:
-        atoms: Any = bulk(element)
-        a = (4 * atoms.get_volume() / len(atoms)) ** (1 / 3)
-    except (ValueError, RuntimeError):  # ase knows no crystal of it
-        a = 3.3 * covalent_radii[number]
-    sites = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]) * a
-    moves = np.random.default_rng(0).normal(scale=0.03, size=(4, 3))
-    return Frames.single([number] * 4, sites + moves, a * np.eye(3))
+    state = reference_states[number] or {}
+    atoms: Any
+    if state.get("symmetry") in {"fcc", "bcc", "diamond"}:
+        atoms = bulk(element, cubic=True)
+    elif state.get("symmetry") == "hcp":
+        atoms = bulk(element)
+    elif state.get("symmetry") == "diatom":
+        atoms = Atoms([element] * 2, [[0, 0, 0], [state["d"], 0, 0]], cell=[6, 5, 5], pbc=True)
+    else:
+        atoms = bulk(element, "fcc", a=3.3 * covalent_radii[number], cubic=True)
+    moves = np.random.default_rng(0).normal(scale=0.03, size=(len(atoms), 3))
+    return Frames.single(atoms.numbers, atoms.positions + moves, atoms.cell.array)

@@ -110,19 +110,21 @@ class Part:
 
     @classmethod
     def trial(cls, code: Code) -> tuple[Part, str]:
-        """As `HasTrial`: the first norm-conserving pseudopotential of a light element in the site's folder."""
-        folder = _pseudo_dir(code)
-        for symbol in ("Al", "Si", "H", "C", "Li", "Mg", "O", "Cu", "W"):
+        """As `HasTrial`: the first pseudopotential of a common element in the site's folder, at modest cutoffs."""
+        folder, fault = _pseudo_dir(code), ""
+        for symbol in ("Al", "Si", "Cu", "W", "Li", "Mg", "C", "O", "H"):
             for file in candidates(folder, symbol):
-                part_ = cls(pseudopotentials={symbol: file}, ecutwfc_Ry=20, kpoints="gamma", degauss_Ry=0.05)
+                part_ = cls(
+                    pseudopotentials={symbol: file}, ecutwfc_Ry=25, ecutrho_Ry=200, kpoints="gamma", degauss_Ry=0.05
+                )
                 try:
-                    augmented = part_._pseudos(code).headers[symbol].augmented
-                except InputError:
+                    part_._pseudos(code)
+                except InputError as exc:
+                    fault = fault or f"; {exc.problem}"
                     continue
-                if not augmented:
-                    return part_, symbol
+                return part_, symbol
         hint = "name pseudopotentials in a workflow, and give that"
-        raise InputError("codes.espresso.pseudo_dir", f"{folder} has no pseudopotential to try pw.x with", hint)
+        raise InputError("codes.espresso.pseudo_dir", f"{folder} has no pseudopotential to try pw.x with{fault}", hint)
 
     def check(self, elements: frozenset[str], code: Code | None) -> None:
         self._check_settings()
