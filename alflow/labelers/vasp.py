@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 Positive = Annotated[float, Field(gt=0)]
 Points = Annotated[int, Field(ge=1)]
 Grid = tuple[Points, Points, Points]
+Functional = Literal["PBE", "PBEsol", "revPBE", "LDA"]
 Allowed = Literal["ISMEAR", "ISYM", "KPOINTS", "NGX", "NGY", "NGZ", "PREC", "SIGMA", "SYMPREC"]
 Dispersion = Literal["dftd2", "dftd3", "dftd3-bj", "dftd4", "ts", "ts-hirshfeld", "mbd@rsc", "ddsc"]
 
@@ -34,14 +37,17 @@ _OURS: Final = frozenset(
     {"EDIFF", "ENCUT", "GGA", "IBRION", "ICHARG", "ISIF", "ISMEAR", "ISPIN", "ISTART", "IVDW", "KGAMMA", "KSPACING"}
     | {"LCHARG", "LWAVE", "MAGMOM", "METAGGA", "NELM", "NSW", "SIGMA"}
 )
+_UNFIT: Final = frozenset({"LCALCPOL", "LCHIMAG", "LEPSILON", "LOPTICS", "ML_LMLFF", "PSTRESS"})
+"""Tags that make something else than the energy of a structure and its derivatives."""
 _BY_ELEMENT: Final = frozenset({"LDAUJ", "LDAUL", "LDAUU"})
-_EXCHANGE: Final[Mapping[str, tuple[str | None, str]]] = {
+_EXCHANGE: Final[Mapping[Functional, tuple[str | None, str]]] = {
     "PBE": ("PE", "PE"),
     "PBEsol": ("PS", "PE"),
     "revPBE": ("RP", "PE"),
     "LDA": (None, "CA"),
 }
 """Functional -> GGA of the INCAR, and LEXCH of the POTCARs that go with it."""
+_TRIED: Final = ("Al", "Cu", "Si", "C", "H", "Li", "Mg", "Ni", "Au", "Fe", "W")
 _DENSITY: Final = "CHGCAR"
 _BULKY: Final = (_DENSITY, "CHG", "WAVECAR", "TMPCAR", "DOSCAR", "EIGENVAL", "PROCAR", "PCDAT", "XDATCAR", "IBZKPT")
 _GRACE: Final = (0.1, 30.0)
@@ -85,7 +91,7 @@ class Part:
 
     potcar_symbols: Mapping[str, str]
     encut_eV: Positive
-    xc: Literal["PBE", "PBEsol", "revPBE", "LDA"] = "PBE"
+    xc: Functional = "PBE"
     energy: vasp_outputs.Energy = "free"
     kpoints: Literal["gamma"] | Grid | None = None
     kspacing_per_A: Positive | None = None
@@ -112,6 +118,19 @@ class Part:
             raise InputError(f"moments_muB.{strangers[0]}", "is of an element that potcar_symbols does not name")
         for tag, value in self.incar.items():
             _check_tag(tag.upper(), value)
+
+    @classmethod
+    def trial(cls, code: Code) -> tuple[Part, str]:
+        """As `HasTrial`: the first POTCAR of a common element in the site's library, at its own cutoff."""
+        library = Path(str(_given(code).settings["potcars"]))
+        xcs: tuple[Functional, ...] = ("PBE", "LDA")
+        for element, xc in itertools.product(_TRIED, xcs if library.is_dir() else ()):
+            with contextlib.suppress(InputError):
+                found = vasp_potcars.find(library, element, element, _EXCHANGE[xc][1], "")
+                part_ = cls(potcar_symbols={element: element}, encut_eV=found.enmax_eV, xc=xc, kpoints="gamma")
+                return part_, element
+        problem = f"{library} has no POTCAR to try VASP with: none of {', '.join(_TRIED)} can be read"
+        raise InputError("codes.vasp.potcars", problem, "the folder of your POTCAR library")
 
     def check(self, elements: frozenset[str], code: Code | None) -> None:
         if missing := sorted(elements - set(self.potcar_symbols)):
@@ -251,6 +270,8 @@ class Part:
 def _check_tag(tag: str, value: Any) -> None:
     if tag in _OURS:
         raise InputError(f"incar.{tag}", "is set by the other keys of this labeler", "remove it from incar")
+    if tag in _UNFIT:
+        raise InputError(f"incar.{tag}", "makes no static label of a structure", "remove it from incar")
     if isinstance(value, Mapping) != (tag in _BY_ELEMENT):
         hint = "give it by element, such as {Fe: 4}" if tag in _BY_ELEMENT else "give one value"
         raise InputError(f"incar.{tag}", f"cannot be {value!r}", hint)

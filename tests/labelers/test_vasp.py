@@ -44,6 +44,12 @@ def library(tmp_path_factory):
     return write_library(tmp_path_factory.mktemp("potcars"), ELEMENTS)
 
 
+@pytest.fixture(scope="module")
+def plain(library, tmp_path_factory):
+    """The label of the first cell where nothing goes wrong."""
+    return labeler().label(cell(1), vasp(library), tmp_path_factory.mktemp("plain"))[0]
+
+
 LIBRARY = write_library(Path(mkdtemp(prefix="alflow-potcars-")), ELEMENTS)
 MIXED = (13, 29, 13, 29, 29, 13, 13, 29)
 
@@ -96,9 +102,8 @@ class TestContract(LabelerContract):
         ("out_of_memory", {"incar": {"KPAR": 2}}, {"KPAR": [2, 1]}),
     ],
 )
-def test_a_safe_correction_is_made_and_kept_with_the_label(library, tmp_path, mode, fields, changes):
+def test_a_safe_correction_is_made_and_kept_with_the_label(library, plain, tmp_path, mode, fields, changes):
     mode = f"{mode}:NBANDS=17" if mode == "nbands_not_sufficient" else mode
-    plain, _ = labeler().label(cell(1), vasp(library), tmp_path / "plain")
     labels, (verdict,) = labeler(**fields).label(cell(1), vasp(library, mode), tmp_path / "work")
     assert verdict.ok, verdict
     assert verdict.theory is None
@@ -208,7 +213,7 @@ def test_a_program_that_hangs_is_ended_and_started_otherwise(library, tmp_path, 
     assert "Frozen job" in verdict.reason
 
 
-def test_time_is_limited_and_what_was_reached_is_gone_on_from(library, tmp_path, monkeypatch):
+def test_time_is_limited_and_what_was_reached_is_gone_on_from(library, plain, tmp_path, monkeypatch):
     monkeypatch.setattr("alflow.engines.custody._LOOK_EVERY", 2)
     monkeypatch.setattr("alflow.labelers.vasp._GRACE", (0.5, 30.0))
     slow = vasp(library, "slow:0.3")  # 10 steps
@@ -222,7 +227,6 @@ def test_time_is_limited_and_what_was_reached_is_gone_on_from(library, tmp_path,
     labels, (verdict,) = labeler().label(cell(1), watched, tmp_path, Limits(seconds=60))
     assert verdict.ok, verdict
     assert (tmp_path / "out").read_text().count("DAV") == 6  # where the charge density is there, of 10
-    plain, _ = labeler().label(cell(1), vasp(library), tmp_path / "plain")
     np.testing.assert_allclose(labels.energy, plain.energy, atol=1e-7)
     assert not list(tmp_path.glob("vasp-*"))
 
@@ -258,8 +262,10 @@ def everything_in(folder: Path) -> bytes:
     return found
 
 
-@pytest.mark.parametrize("mode", ["", "brmix", "brmix:never", "segfault", "killed", "truncated", "zpotrf:never"])
-@pytest.mark.parametrize("scratch", [False, True])
+@pytest.mark.parametrize(
+    ("mode", "scratch"),
+    [("", False), ("", True), ("brmix:never", False), ("brmix", True), ("segfault", True), ("truncated", False)],
+)
 def test_no_potcar_stays_anywhere_whatever_happens(library, tmp_path, mode, scratch):
     code = vasp(library, mode, scratch=tmp_path / "scratch" if scratch else None)
     _, (verdict,) = labeler().label(cell(1), code, tmp_path / "work")
@@ -391,16 +397,17 @@ def test_a_machine_that_cannot_start_vasp_is_not_the_structures_fault(library, t
         labeler().label(cell(1), Code("vasp", (str(broken),), settings={"potcars": str(library)}), tmp_path / "work")
 
 
+@pytest.mark.slow
 def test_a_fifth_that_fails_in_mixed_ways_fails_the_same_way_again(library, tmp_path):
-    frames = Frames.concat([cell(seed) for seed in range(24)])
+    frames = Frames.concat([cell(seed) for seed in range(16)])
     code = vasp(library, "fails:0.4,mends:0.4")
     labels, verdicts = labeler(kpoints="gamma").label(frames, code, tmp_path / "1")
     bad = [not v.ok for v in verdicts]
-    assert 3 < sum(bad) < 20
+    assert 3 <= sum(bad) <= 12
     assert len({v.cause for v in verdicts}) > 3
     assert any(v.ok and v.corrections for v in verdicts)
     assert np.isnan(labels.energy).tolist() == bad
-    pick = np.flatnonzero(bad)[:3]
+    pick = np.flatnonzero(bad)[:2]
     _, again = labeler(kpoints="gamma").label(frames.take(pick), code, tmp_path / "2")
     assert [v.reason for v in again] == [verdicts[i].reason for i in pick]
 
