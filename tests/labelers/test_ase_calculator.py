@@ -313,3 +313,36 @@ def test_theory_knows_the_content_of_files_not_their_place(tmp_path):
     assert str(tmp_path) not in str(parts[0].theory(None))
     (tmp_path / "b" / "model.fs").write_text("other")
     assert parts[3].theory(None).fingerprint not in prints
+
+
+# ---- a real program ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.requires_program("pw.x")
+def test_quantum_espresso_through_ase_equals_the_espresso_labeler(tmp_path):
+    from alflow.labelers.espresso import Part as Espresso
+
+    pseudos = Path("/usr/share/espresso/pseudo")
+    config = tmp_path / "ase.ini"
+    config.write_text(f"[espresso]\ncommand = pw.x\npseudo_dir = {pseudos}\n")
+    env = {"OMP_NUM_THREADS": "1", "OMPI_MCA_ess_singleton_isolated": "1", "ASE_CONFIG_PATH": str(config)}
+    system = {"ecutwfc": 12, "occupations": "smearing", "smearing": "marzari-vanderbilt", "degauss": 0.05}
+    data = {"control": {"tstress": True, "tprnfor": True}, "system": system, "electrons": {"conv_thr": 1e-9}}
+    part = Part(
+        calculator="espresso",
+        settings={"input_data": data, "pseudopotentials": {"Al": "Al.pz-vbc.UPF"}},
+        code="ase",
+    )
+    part.check(frozenset({"Al"}), Code("ase", env=env))
+    frame = jiggled(9, 3, 4.2, numbers=(13,))
+    labels, verdicts = part.label(frame, Code("ase", env=env), tmp_path / "ase")
+    assert all(v.ok for v in verdicts), verdicts
+    own = Espresso(
+        pseudopotentials={"Al": "Al.pz-vbc.UPF"}, ecutwfc_Ry=12, kpoints="gamma", degauss_Ry=0.05, conv_thr_Ry=1e-9
+    )
+    code = Code("espresso", ("pw.x",), env=env, settings={"pseudo_dir": str(pseudos)})
+    want, verdicts = own.label(frame, code, tmp_path / "own")
+    assert all(v.ok for v in verdicts), verdicts
+    assert labels.energy[0] == pytest.approx(want.energy[0], rel=2e-7)  # ase has CODATA 2006
+    np.testing.assert_allclose(labels.forces, want.forces, rtol=0, atol=2e-5)
+    np.testing.assert_allclose(labels.stress, want.stress, rtol=0, atol=1e-6)
