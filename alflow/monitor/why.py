@@ -128,7 +128,7 @@ def _found(run_dir: Path, history: History, name: str) -> str:
     if len(name) < _LEAST_DIGITS or not all(c in "0123456789abcdef" for c in name):
         hint = f"give a task such as 0-label-000001, or {_LEAST_DIGITS} digits of a structure's id at least"
         raise InputError(name, "names no task of this run, and is no structure's id", hint)
-    seen = {i for place in _asked(run_dir, history) for i in place[2] if i.startswith(name)}
+    seen = {i for place in asked(run_dir, history) for i in place[2] if i.startswith(name)}
     if len(seen) != 1:
         some = ", ".join(sorted(seen)[:5])
         problem = f"stands for {len(seen)} structures: {some}" if seen else "no structure of this run has such an id"
@@ -147,7 +147,7 @@ def _numbered(run_dir: Path, task: TaskRecord, number: int) -> str:
         raise InputError(f"{task.id}/{number}", f"there is no such structure: {exc}") from exc
 
 
-def _asked(run_dir: Path, history: History) -> Iterator[tuple[TaskRecord, Shard, tuple[str, ...]]]:
+def asked(run_dir: Path, history: History) -> Iterator[tuple[TaskRecord, Shard, tuple[str, ...]]]:
     """Every label task with what it was asked, and the ids."""
     for task in history.tasks.values():
         if task.verb in _LABELS:
@@ -161,7 +161,7 @@ def _asked(run_dir: Path, history: History) -> Iterator[tuple[TaskRecord, Shard,
 
 def _of_structure(run_dir: Path, history: History, name: str) -> Story:
     story = Story(name, "")
-    for task, shard, ids in _asked(run_dir, history):
+    for task, shard, ids in asked(run_dir, history):
         if name not in ids:
             continue
         i = ids.index(name)
