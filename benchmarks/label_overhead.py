@@ -251,8 +251,13 @@ def measure(args: argparse.Namespace, root: Path, frames: Frames, folder: Path) 
         profile.dump_stats(args.profile)
     if args.out:
         head = f"`python benchmarks/label_overhead.py --code {args.code} --count {n}`"
+        title = (
+            []
+            if args.out.exists()
+            else ["# Wall time that alflow adds to a label", "", *__doc__.splitlines()[2:-2], ""]
+        )
         with args.out.open("a") as f:
-            f.write("\n".join([f"## {args.code}", "", head, "", *lines, ""]) + "\n")
+            f.write("\n".join([*title, f"## {args.code}", "", head, "", *lines, ""]) + "\n")
     sys.exit(0 if middle < LIMIT_S else 1)
 
 
