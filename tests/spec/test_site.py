@@ -167,6 +167,20 @@ def test_a_program(read, monkeypatch):
     assert str(found.scratch) == "/scratch//home/me".replace("//", "/")
 
 
+def test_labels_that_are_tried_again_may_get_more_ranks(read):
+    lanes = {
+        **LANES,
+        "label": {"cores_per_node": 8, "ranks_per_task": 4},
+        "relabel": {"cores_per_node": 32, "ranks_per_task": 16, "cores_per_task": 2},
+    }
+    dft = {"command": "x", "launcher": "srun -n {ranks}", "env": {"OMP_NUM_THREADS": "{threads}"}}
+    site = read({"site": "x", "lanes": lanes, "codes": {"dft": dft}})
+    first, again = code_of(site, "dft"), code_of(site, "dft", Verb.RELABEL)
+    assert (first.launcher[-1], first.env["OMP_NUM_THREADS"]) == ("4", "1")
+    assert (again.launcher[-1], again.env["OMP_NUM_THREADS"]) == ("16", "2")
+    assert code_of(site, "other") is None
+
+
 def test_a_command_may_be_a_list_of_words(read):
     assert code(read, command=["pw.x", "-nk", 2]).command == ("pw.x", "-nk", "2")
     assert code(read).command == ()
