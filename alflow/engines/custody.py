@@ -174,11 +174,17 @@ class _Clock(ErrorHandler):  # type: ignore[misc]
     def check(self, directory: str = "./") -> bool:
         if not self._program.at_work:
             return self.timed_out or (self.halted and not self._program.succeeded)
-        self.timed_out = self._limit is not None and self.seconds > self._limit
-        if not (self.timed_out or self.halted) and self._halt():
-            self.halted = True
+        asked = self.halted
+        self.expired()
+        if self.halted and not asked:
             self._patience = self.seconds + _GRACE_S if self._program.ask_to_stop(Path(directory)) else 0.0
         return self.timed_out or (self.halted and self.seconds > self._patience)
+
+    def expired(self) -> bool:
+        """Whether no other run may begin."""
+        self.timed_out = self._limit is not None and self.seconds > self._limit
+        self.halted = self.halted or (not self.timed_out and self._halt())
+        return self.timed_out or self.halted
 
     def correct(self, directory: str = "./") -> dict[str, Any]:  # noqa: ARG002
         return {"errors": ["time" if self.timed_out else "halted"], "actions": None}
@@ -199,8 +205,8 @@ class _LabelSafe(ErrorHandler):  # type: ignore[misc]
 
     raises_runtime_error = True
 
-    def __init__(self, handler: ErrorHandler, rules: Rules, program: Program, log: _Log) -> None:
-        self._handler, self._rules, self._program, self._log = handler, rules, program, log
+    def __init__(self, handler: ErrorHandler, rules: Rules, program: Program, log: _Log, clock: _Clock) -> None:
+        self._handler, self._rules, self._program, self._log, self._clock = handler, rules, program, log, clock
         self.is_monitor, self.is_terminating = handler.is_monitor, handler.is_terminating
         self.max_num_corrections, self.raise_on_max = handler.max_num_corrections, handler.raise_on_max
         self.cause: Cause = getattr(handler, "cause", Cause.PROGRAM)
@@ -214,6 +220,8 @@ class _LabelSafe(ErrorHandler):  # type: ignore[misc]
         return bool(self._handler.check(directory=directory))
 
     def correct(self, directory: str = "./") -> dict[str, Any]:
+        if self._clock.expired():  # what it would correct is not run again
+            return {"errors": [type(self._handler).__name__], "actions": None}
         folder, rules = Path(directory), self._rules
         files = {n: (folder / n).read_bytes() for n in rules.files if (folder / n).is_file()}
         before = rules.read(folder)
@@ -264,7 +272,7 @@ def attend(
         InfrastructureError: the program could not be started, or was ended by a signal from outside.
     """
     log, clock = _Log(), _Clock(program, seconds, halt)
-    safe = [_LabelSafe(h, rules, program, log) for h in handlers]
+    safe = [_LabelSafe(h, rules, program, log, clock) for h in handlers]
     keeper = Custodian(
         [clock, *safe],
         [program],
