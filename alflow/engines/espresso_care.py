@@ -7,6 +7,7 @@ workflow allows it.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,12 @@ from alflow.engines.espresso import LOG, PREFIX, SCHEMA, Asked, PwResult, read_s
 from alflow.engines.espresso_input import change, read_settings
 from alflow.errors import DataError
 
-_ERROR: Final = re.compile(r"Error in routine\s+([^\n(]*?)\s*\(\s*-?\d+\):?[ \t]*\n\s*([^\n]*)")
+CRASH: Final = "CRASH"
+"""Where each rank writes why it stopped; what others than the first print may be lost."""
+_ERROR: Final = re.compile(
+    r"(?:Error in routine\s+(?P<new>[^\n(]*?)\s*\(\s*-?\d+\):?|from\s+(?P<old>\S+)\s*:\s*error\s*#\s*-?\d+)"
+    r"[ \t]*\n\s*(?P<said>[^\n]*)"
+)
 _RUNTIME: Final = re.compile(r"(?:Fortran runtime error|forrtl: severe \(\d+\)): ([^\n]*)")
 _UNCONVERGED: Final = re.compile(r"convergence NOT achieved after\s+(\d+)")
 _ACCURACY: Final = re.compile(r"estimated scf accuracy\s+<\s+(\S+) Ry")
@@ -64,7 +70,7 @@ def diagnose(text: str) -> tuple[Trouble, str] | None:
     if _MEMORY.search(text):
         return Trouble.MEMORY, "not enough memory"
     if error:
-        routine, said = error[1], error[2].strip()
+        routine, said = error["new"] or error["old"], error["said"].strip()
         words = f"pw.x: error in {routine}: {said}"
         if "overlap" in said and routine == "check_atoms":
             return Trouble.OVERLAP, words
@@ -104,7 +110,8 @@ class PwProgram(Program):
 
     def run(self, directory: str = "./") -> Popen[bytes]:
         """Start it with what is left of the time, less what it takes to write its state."""
-        self._exit.unlink(missing_ok=True)
+        for old in (self._exit, Path(directory) / CRASH):
+            old.unlink(missing_ok=True)
         if self._seconds is not None:
             left = self._seconds - (time.monotonic() - self._began)
             spare = min(30.0, max(1.0, 0.05 * self._seconds))
@@ -132,7 +139,7 @@ class _Handler(ErrorHandler):  # type: ignore[misc]  # custodian's classes are u
         self.text = self.said = ""
 
     def check(self, directory: str = "./") -> bool:
-        self.text = _output(Path(directory))
+        self.text = output(Path(directory))
         found = diagnose(self.text)
         self.said = found[1] if found else ""
         return found is not None and found[0] in self.troubles
@@ -264,7 +271,7 @@ class SoundOutput(Validator):  # type: ignore[misc]
     def check(self, directory: str = "./") -> bool:
         if not self._program.succeeded:
             return False  # its status says more
-        if "JOB DONE." not in _output(Path(directory)):
+        if "JOB DONE." not in output(Path(directory)):
             self.reason = f"{LOG} is cut off before its end"
             return True
         try:
@@ -284,11 +291,13 @@ def handlers(outdir: Path, *, inhomogeneous: bool) -> list[_Handler]:
     return [*simple, SelfConsistency(outdir, inhomogeneous=inhomogeneous)]
 
 
-def _output(folder: Path) -> str:
-    try:
-        return (folder / LOG).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+def output(folder: Path) -> str:
+    """What was printed, and what the ranks say of their end."""
+    text = ""
+    for name in (LOG, CRASH):
+        with contextlib.suppress(OSError):
+            text += (folder / name).read_text(encoding="utf-8", errors="replace")
+    return text
 
 
 def _accuracies(text: str) -> list[float]:

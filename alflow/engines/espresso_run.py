@@ -13,7 +13,16 @@ from typing import Any, Final
 from alflow.core.labels import AGAIN, Cause
 from alflow.engines.custody import Attended, attend
 from alflow.engines.espresso import LOG, PREFIX, Asked, PwResult, sound_density, started
-from alflow.engines.espresso_care import PwProgram, SoundOutput, Trouble, diagnose, handlers, stopped_cleanly
+from alflow.engines.espresso_care import (
+    CRASH,
+    PwProgram,
+    SoundOutput,
+    Trouble,
+    diagnose,
+    handlers,
+    output,
+    stopped_cleanly,
+)
 from alflow.engines.espresso_input import INPUT, change, read_settings, rules
 from alflow.errors import InfrastructureError
 from alflow.store.files import write_text
@@ -21,6 +30,7 @@ from alflow.store.files import write_text
 _HOME: Final = "scratch"
 """Where scratch lies that has no node-local disk, and where restart data waits for the next call."""
 _WORDS: Final = "pw.words"
+"""The command line of a call that ended in order and left something to go on from; a call that was killed has none."""
 _BULKY: Final = ("*wfc*", "*.mix*", "*.igk*")
 _OF_THE_START: Final = frozenset(
     {"control.restart_mode", "control.max_seconds", "control.outdir", "electrons.startingpot", "electrons.startingwfc"}
@@ -93,13 +103,13 @@ def calculate(job: Job, seconds: float | None, halt: Callable[[], bool]) -> Done
     care = handlers(outdir, inhomogeneous=job.inhomogeneous)
     try:
         attended = attend(program, job.folder, care, [sound], rules(job.allow), seconds=seconds, halt=halt)
-        text = (job.folder / LOG).read_text(encoding="utf-8", errors="replace")
+        text = output(job.folder)
         _blame_machine(attended, text, job.folder / LOG)
-    except InfrastructureError:
+    except BaseException:  # whoever ends us: nobody would ever look into this scratch
         shutil.rmtree(outdir, ignore_errors=True)
         raise
     finally:
-        for name in ("custodian.json", "CRASH", "input_tmp.in"):
+        for name in ("custodian.json", CRASH, "input_tmp.in"):
             (job.folder / name).unlink(missing_ok=True)
     place = _leave(job, outdir, attended.cause, clean=stopped_cleanly(text))
     return Done(sound.result if attended.cause is None else None, _with(attended, resumed, job.allow), place)
@@ -118,16 +128,15 @@ def _blame_machine(attended: Attended, text: str, log: Path) -> None:
 
 def _begin(job: Job, outdir: Path) -> dict[str, list[Any]]:
     """Write the input, with what an earlier call has left if that can be used; what it changes."""
-    left, said = _left_settings(job.folder), _read(job.folder / LOG)
-    words = "\n".join(job.words)
-    same_words = _read(job.folder / _WORDS) == words  # as many ranks: a restart needs that, a density does not
+    left, said, words = _left_settings(job.folder), _read(job.folder / LOG), _read(job.folder / _WORDS)
+    same_words = words == "\n".join(job.words)  # as many ranks: a restart needs that, a density does not
     write_text(job.folder / INPUT, job.text)
-    write_text(job.folder / _WORDS, words)
+    (job.folder / _WORDS).unlink(missing_ok=True)
     home, fresh = job.folder / _HOME, read_settings(job.folder)
     changes = {k: [fresh.get(k), left.get(k)] for k in {**fresh, **left} if fresh.get(k) != left.get(k)}
     changes = {k: v for k, v in changes.items() if k not in _OF_THE_START}
     rule = rules(job.allow)
-    usable = bool(left) and all(k in rule.allowed or rule.on_path(k, *v) for k, v in changes.items())
+    usable = bool(left and words) and all(k in rule.allowed or rule.on_path(k, *v) for k, v in changes.items())
     if home != outdir:
         shutil.rmtree(outdir, ignore_errors=True)
         if usable and home.is_dir():
@@ -135,7 +144,8 @@ def _begin(job: Job, outdir: Path) -> dict[str, list[Any]]:
             shutil.move(home, outdir)
     start = _start(outdir, clean=stopped_cleanly(said) and same_words) if usable else {}
     if not start:
-        shutil.rmtree(outdir, ignore_errors=True)
+        for old in (home, outdir):
+            shutil.rmtree(old, ignore_errors=True)
         _private(outdir)
         return {}
     _private(outdir)
@@ -181,7 +191,6 @@ def _leave(job: Job, outdir: Path, cause: Cause | None, *, clean: bool) -> str:
     """Keep what is worth keeping of a calculation's scratch; where, or empty."""
     if cause is None:
         shutil.rmtree(outdir, ignore_errors=True)
-        (job.folder / _WORDS).unlink(missing_ok=True)
         return ""
     if not (clean and cause in AGAIN):
         for pattern in _BULKY:
@@ -190,12 +199,14 @@ def _leave(job: Job, outdir: Path, cause: Cause | None, *, clean: bool) -> str:
     if not any(p.is_file() for p in outdir.rglob("*")):
         shutil.rmtree(outdir, ignore_errors=True)
         return ""
+    if cause not in AGAIN:
+        return str(outdir)
     home = job.folder / _HOME
-    if cause in AGAIN and outdir != home:
+    if outdir != home:
         shutil.rmtree(home, ignore_errors=True)
         shutil.move(outdir, home)
-        return str(home)
-    return str(outdir)
+    write_text(job.folder / _WORDS, "\n".join(job.words))
+    return str(home)
 
 
 def _with(attended: Attended, resumed: Mapping[str, list[Any]], allow: tuple[str, ...]) -> Attended:
