@@ -125,17 +125,19 @@ exit $status
 
 
 def cases(workflow: str, site: Site) -> list[Case]:
-    """The labelers of the workflow; without one, those that the site's programs, or no settings at all, suffice for.
+    """The labelers of the workflow, and those that the site's other programs suffice for; without one, all that can be.
 
     Raises:
         InputError: the workflow file is wrong.
     """
     if workflow:
         loaded = workflows.load(workflow)
-        return [
+        own = [
             Case(f"{s.name}: {registry.kind_of('labelers', s.labeler)}", s.labeler, workflows.elements_of(loaded, i))
             for i, s in enumerate(loaded.stages)
         ]
+        others = set(site.codes) - {s.labeler.code for s in loaded.stages}
+        return own + [_case(kind, site) for kind in registry.names("labelers") if kind in others]
     return [_case(kind, site) for kind in registry.names("labelers") if kind != "toy"]
 
 

@@ -96,6 +96,13 @@ def test_vasp_is_tried_with_what_the_library_has(tmp_path):
     assert "runs on 1 MPI rank, lanes.label.ranks_per_task is 4: it has no launcher" in found.words
 
 
+@NEEDS_PW
+def test_programs_that_the_workflow_does_not_use_are_tried_too(tmp_path):
+    where = site(espresso("pw.x"))
+    found = list(labels(cases("al_quick", where), where, tmp_path))
+    assert [(f.what, f.mark) for f in found] == [("disorder: lammps", Mark.OK), ("espresso", Mark.OK)], found
+
+
 # ---- wrong launchers -----------------------------------------------------------------------------------------------
 
 

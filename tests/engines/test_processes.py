@@ -1,5 +1,6 @@
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -8,7 +9,7 @@ import psutil
 import pytest
 
 from alflow.engines.mpi import child_environment, command_of
-from alflow.engines.processes import run
+from alflow.engines.processes import Running, run
 from alflow.errors import InfrastructureError, InputError
 
 PY = sys.executable
@@ -61,6 +62,19 @@ def test_output_and_status_arrive(tmp_path):
 def test_input_is_closed(tmp_path):
     run([PY, "-c", "import sys; print(repr(sys.stdin.read()))"], tmp_path, tmp_path / "log", ENV, max_seconds=20)
     assert (tmp_path / "log").read_text().strip() == "''"
+
+
+def test_a_program_talks_over_a_descriptor_and_its_end_is_heard(tmp_path):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        script = "import os, sys; fd = int(sys.argv[1]); os.write(fd, os.read(fd, 9).upper())"
+        program = Running([PY, "-c", script, str(theirs.fileno())], tmp_path, tmp_path / "log", ENV, [theirs.fileno()])
+        theirs.close()
+        ours.settimeout(15)
+        ours.sendall(b"hello")
+        heard = [ours.recv(9), ours.recv(9)]
+        assert program.end() == 0
+    assert heard == [b"HELLO", b""], "the guard keeps no copy that would hide the end"
 
 
 def test_a_signal_is_a_negative_status(tmp_path):
