@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
 import hashlib
+import importlib.util
+import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +16,9 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from alflow.core.frames import Floats, Frames, Ints
+from alflow.errors import InputError
 
+_KINDS: Final = {"bool": "true or false", "int": "a whole number", "float": "a number"}
 Grid = tuple[int, int, int]
 Style = Literal["gamma", "monkhorst_pack"]
 
@@ -102,6 +108,41 @@ def grid_in(kpoints: str) -> Grid:
     """The grid in the KPOINTS of `read`: ``0 Gamma 2 2 2 ...``."""
     a, b, c = (int(word) for word in kpoints.split()[2:5])
     return a, b, c
+
+
+def check_tags(tags: Mapping[str, Any]) -> None:
+    """Refuse what VASP would silently ignore, or stop at: misspelt tags, values of another type.
+
+    A tag that pymatgen's table does not have passes unless it looks like one that it has: VASP has new ones every year.
+
+    Raises:
+        InputError: with the tag.
+    """
+    known = _known_tags()
+    for tag, value in tags.items():
+        if tag in known:
+            kind = str(known[tag].get("type"))
+            if not _fits(value, kind):
+                raise InputError(f"incar.{tag}", f"should be {_KINDS[kind]}, got {value!r}")
+        elif close := difflib.get_close_matches(tag, known, 1, cutoff=0.8):
+            raise InputError(f"incar.{tag}", "is no INCAR tag that is known", f"did you mean {close[0]}?")
+
+
+def _fits(value: Any, kind: str) -> bool:
+    if kind == "bool":
+        return isinstance(value, bool) or str(value).strip(".").upper() in {"T", "F", "TRUE", "FALSE"}
+    if kind in {"int", "float"}:
+        return isinstance(value, int if kind == "int" else int | float) and not isinstance(value, bool)
+    return True
+
+
+@functools.cache
+def _known_tags() -> dict[str, Any]:
+    """Pymatgen's table of INCAR tags, read without importing pymatgen; empty where it has none."""
+    spec = importlib.util.find_spec("pymatgen.io")
+    places = [] if spec is None else [Path(p) for p in spec.submodule_search_locations or ()]
+    table = next((t for p in places if (t := p / "vasp" / "incar_parameters.json").is_file()), None)
+    return {} if table is None else dict(json.loads(table.read_text()))
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
+
+from alflow.errors import InputError
 
 ALGORITHMS: Final = frozenset(
     {"normal", "fast", "veryfast", "all", "damped", "conjugate", "subrot", "n", "f", "v", "a", "d", "c", "s"}
@@ -17,6 +20,15 @@ ON_PATH: Final = frozenset(
 """Tags whose every value leaves the ground state where it is: the numerical path."""
 _SOME: Final = frozenset({"ALGO", "IALGO", "ICHARG", "NBANDS"})
 """Tags of which some values are on the path."""
+
+_OURS: Final = frozenset(
+    {"EDIFF", "ENCUT", "GGA", "IBRION", "ICHARG", "ISIF", "ISMEAR", "ISPIN", "ISTART", "IVDW", "KGAMMA", "KSPACING"}
+    | {"LCHARG", "LWAVE", "MAGMOM", "METAGGA", "NELM", "NSW", "SIGMA"}
+)
+"""Tags that a labeler of static labels sets itself."""
+_UNFIT: Final = frozenset({"LCALCPOL", "LCHIMAG", "LEPSILON", "LOPTICS", "ML_LMLFF", "PSTRESS"})
+"""Tags that make something else than the energy of a structure and its derivatives."""
+_BY_ELEMENT: Final = frozenset({"LDAUJ", "LDAUL", "LDAUU"})
 
 
 def on_path(key: str, old: Any, new: Any) -> bool:
@@ -42,3 +54,20 @@ def on_path(key: str, old: Any, new: Any) -> bool:
 def decides(key: str) -> bool:
     """Whether an INCAR tag belongs to the level of theory."""
     return key not in ON_PATH | _SOME
+
+
+def check_tag(tag: str, value: Any) -> None:
+    """Refuse a user's INCAR tag that is not his to set, or that makes no label.
+
+    Raises:
+        InputError: with the tag.
+    """
+    if tag in _OURS:
+        raise InputError(f"incar.{tag}", "is set by the other keys of this labeler", "remove it from incar")
+    if tag in _UNFIT:
+        raise InputError(f"incar.{tag}", "makes no static label of a structure", "remove it from incar")
+    if isinstance(value, Mapping) != (tag in _BY_ELEMENT):
+        hint = "give it by element, such as {Fe: 4}" if tag in _BY_ELEMENT else "give one value"
+        raise InputError(f"incar.{tag}", f"cannot be {value!r}", hint)
+    if tag in {"ALGO", "IALGO"} and not on_path(tag, None, value):
+        raise InputError(f"incar.{tag}", f"{value!r} does not look for the self-consistent ground state", "try Normal")

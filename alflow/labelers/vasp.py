@@ -33,13 +33,6 @@ Functional = Literal["PBE", "PBEsol", "revPBE", "LDA"]
 Allowed = Literal["ISMEAR", "ISYM", "KPOINTS", "NGX", "NGY", "NGZ", "PREC", "SIGMA", "SYMPREC"]
 Dispersion = Literal["dftd2", "dftd3", "dftd3-bj", "dftd4", "ts", "ts-hirshfeld", "mbd@rsc", "ddsc"]
 
-_OURS: Final = frozenset(
-    {"EDIFF", "ENCUT", "GGA", "IBRION", "ICHARG", "ISIF", "ISMEAR", "ISPIN", "ISTART", "IVDW", "KGAMMA", "KSPACING"}
-    | {"LCHARG", "LWAVE", "MAGMOM", "METAGGA", "NELM", "NSW", "SIGMA"}
-)
-_UNFIT: Final = frozenset({"LCALCPOL", "LCHIMAG", "LEPSILON", "LOPTICS", "ML_LMLFF", "PSTRESS"})
-"""Tags that make something else than the energy of a structure and its derivatives."""
-_BY_ELEMENT: Final = frozenset({"LDAUJ", "LDAUL", "LDAUU"})
 _EXCHANGE: Final[Mapping[Functional, tuple[str | None, str]]] = {
     "PBE": ("PE", "PE"),
     "PBEsol": ("PS", "PE"),
@@ -67,6 +60,7 @@ class Part:
 
     POTCAR files are licensed: they are read from the library of the site file (``codes.vasp.potcars``, such as
     ``$PMG_VASP_PSP_DIR``), lie in a calculation's folder only while VASP runs, and are stored as titles and digests.
+    Where the site file has ``codes.vasp.gamma_command`` (``vasp_gam``), it is run for calculations with Gamma alone.
 
     Attributes:
         potcar_symbols: POTCAR of each element, such as ``{Al: Al, W: W_pv}``: names in the library.
@@ -117,7 +111,7 @@ class Part:
         if strangers := sorted(set(self.moments_muB) - set(self.potcar_symbols)):
             raise InputError(f"moments_muB.{strangers[0]}", "is of an element that potcar_symbols does not name")
         for tag, value in self.incar.items():
-            _check_tag(tag.upper(), value)
+            vasp_rules.check_tag(tag.upper(), value)
 
     @classmethod
     def trial(cls, code: Code) -> tuple[Part, str]:
@@ -136,6 +130,7 @@ class Part:
         if missing := sorted(elements - set(self.potcar_symbols)):
             names = ", ".join(missing)
             raise InputError("potcar_symbols", f"has no entry for {names}", f"add {{{missing[0]}: {missing[0]}}}")
+        vasp_inputs.check_tags({tag.upper(): value for tag, value in self.incar.items()})
         code = _given(code)
         _commands(code)
         for element in self.potcar_symbols:
@@ -265,18 +260,6 @@ class Part:
     def _potcar(self, element: str, code: Code) -> vasp_potcars.Potcar:
         library, symbol = Path(str(code.settings["potcars"])), self.potcar_symbols[element]
         return vasp_potcars.find(library, symbol, element, _EXCHANGE[self.xc][1], f"potcar_symbols.{element}")
-
-
-def _check_tag(tag: str, value: Any) -> None:
-    if tag in _OURS:
-        raise InputError(f"incar.{tag}", "is set by the other keys of this labeler", "remove it from incar")
-    if tag in _UNFIT:
-        raise InputError(f"incar.{tag}", "makes no static label of a structure", "remove it from incar")
-    if isinstance(value, Mapping) != (tag in _BY_ELEMENT):
-        hint = "give it by element, such as {Fe: 4}" if tag in _BY_ELEMENT else "give one value"
-        raise InputError(f"incar.{tag}", f"cannot be {value!r}", hint)
-    if tag in {"ALGO", "IALGO"} and not vasp_rules.on_path(tag, None, value):
-        raise InputError(f"incar.{tag}", f"{value!r} does not look for the self-consistent ground state", "try Normal")
 
 
 def _given(code: Code | None) -> Code:

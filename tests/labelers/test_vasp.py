@@ -431,6 +431,11 @@ def test_the_theory_is_what_decides_the_numbers(library, tmp_path):
 def test_check_finds_what_is_wrong_before_anything_runs(library, tmp_path):
     al = labeler(potcar_symbols={"Al": "Al"})
     al.check(frozenset({"Al"}), vasp(library))
+    for incar, words in {"ADDGRIDD": "no INCAR tag", "ADDGRID": "true or false", "NCORE": "a whole number"}.items():
+        with pytest.raises(InputError, match=words) as caught:
+            labeler(incar={incar: "maybe"}).check(frozenset({"Al"}), vasp(library))
+        assert caught.value.where == f"incar.{incar}"
+    labeler(incar={"ADDGRID": ".TRUE.", "BRAND_NEW": 1, "VDW_S8": 1}).check(frozenset({"Al"}), vasp(library))
     with pytest.raises(InputError, match="has no entry for Cu"):
         al.check(frozenset({"Al", "Cu"}), vasp(library))
     with pytest.raises(InputError, match=r"codes\.vasp: is not in the site file"):
