@@ -5,7 +5,6 @@ import sys
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import mkdtemp
 
 import numpy as np
 import pytest
@@ -50,13 +49,16 @@ def plain(library, tmp_path_factory):
     return labeler().label(cell(1), vasp(library), tmp_path_factory.mktemp("plain"))[0]
 
 
-LIBRARY = write_library(Path(mkdtemp(prefix="alflow-potcars-")), ELEMENTS)
 MIXED = (13, 29, 13, 29, 29, 13, 13, 29)
 
 
 class TestContract(LabelerContract):
+    @pytest.fixture(autouse=True, scope="class")
+    @staticmethod
+    def _program(request, library):
+        request.cls.code = vasp(library)
+
     part = labeler(kpoints="gamma")
-    code = vasp(LIBRARY)
     frames = Frames.concat(
         [cell(1), cell(2, MIXED), Frames.single([29, 13], [[0.1, 0, 0], [2.0, 1.9, 1.7]], np.diag([3.9, 4.0, 4.1]))]
     )

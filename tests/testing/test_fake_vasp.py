@@ -102,6 +102,14 @@ def test_a_failure_that_is_none_is_refused(vasp):
     assert vasp("gremlins")[0] == 1
 
 
+def test_failures_are_named_by_the_environment_too(vasp, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_VASP", "zero_byte:ENCUT=500.0")
+    assert vasp()[0] == 0
+    assert not (tmp_path / "vasprun.xml").stat().st_size
+    assert vasp(INCAR="ENCUT = 500\n")[0] == 0
+    assert (tmp_path / "vasprun.xml").stat().st_size
+
+
 def inputs(scale=1.0, shift=0.0, element="Al", a=4.05, **tags) -> Inputs:
     species = Species(element, f"PAW_PBE {element} 01Apr2000", "PE", 3, 250, 27)
     fractions = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
