@@ -25,7 +25,6 @@ from alflow.campaign.model import (
 )
 from alflow.campaign.policy import Plan, decide, respond
 from alflow.runtime import layout
-from alflow.runtime.journal import Journal
 from alflow.runtime.runner import Report, Runner
 from alflow.runtime.worker import finished
 from alflow.store.files import write_text
@@ -40,6 +39,15 @@ class Watcher(Protocol):
     def on_events(self, t: float, events: Sequence[Event]) -> None: ...
 
 
+class Memory(Protocol):
+    """What a coordinator needs of a journal: what it holds, and a way to append."""
+
+    @property
+    def events(self) -> Sequence[Event]: ...
+
+    def append(self, decision: Sequence[Event], t: float) -> None: ...
+
+
 class Coordinator:
     """Runs a campaign from wherever its journal stands to its end.
 
@@ -47,7 +55,7 @@ class Coordinator:
         plans: one a stage.
         journal: the campaign's memory.
         runner: where tasks run.
-        root: the run directory.
+        root: the run directory; None where nothing is on disk, as in a forecast.
         watchers: told of every decision.
         clock: seconds since the epoch, for the journal's time stamps only.
     """
@@ -55,9 +63,9 @@ class Coordinator:
     def __init__(
         self,
         plans: Sequence[Plan],
-        journal: Journal,
+        journal: Memory,
         runner: Runner,
-        root: Path,
+        root: Path | None,
         watchers: Sequence[Watcher] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -80,6 +88,8 @@ class Coordinator:
 
     def _resume(self) -> None:
         """Ask again for what was open when the last coordinator ended; take what was finished meanwhile as it is."""
+        if self._root is None:
+            return
         if self.state.quarantine:
             write_text(self._root / layout.QUARANTINE, "".join(map(_line, self.state.quarantine.items())))
         for task in list(self.state.open.values()):
@@ -93,10 +103,11 @@ class Coordinator:
         """Write one decision down, fold it in, then act on it: in this order."""
         t = self._clock()
         self._journal.append(events, t)
-        tasks, barred = dict(self.state.open), len(self.state.quarantine)
+        barred = len(self.state.quarantine)
         for event in events:
             apply(self.state, event)
-            if len(self.state.quarantine) > barred:  # before any task that might meet them is given out
+            if self._root is not None and len(self.state.quarantine) > barred:
+                # before any task that might meet them is given out
                 with (self._root / layout.QUARANTINE).open("a") as f:
                     f.writelines(map(_line, islice(self.state.quarantine.items(), barred, None)))
                 barred = len(self.state.quarantine)
@@ -104,8 +115,8 @@ class Coordinator:
                 case Submitted(task):
                     self._runner.submit(_plain(task))
                 case Retried(task_id):
-                    self._runner.submit(_plain(tasks[task_id]))
-                case Cancelled(task_id):
+                    self._runner.submit(_plain(self.state.open[task_id]))
+                case Cancelled(task_id) if self._root is not None:
                     halt = self._root / layout.task_dir(task_id) / layout.HALT
                     halt.parent.mkdir(parents=True, exist_ok=True)
                     halt.touch()
