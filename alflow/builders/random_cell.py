@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import field
 from typing import Final
 
@@ -18,6 +19,7 @@ JAMMING_FRACTION: Final = 0.3841
 """Packing fraction at which random sequential addition of equal spheres jams (Zhang and Torquato, PRE 88, 053312)."""
 
 _MAX_DRAWS: Final = 10_000
+_MAX_REDRAWS: Final = 4
 _MAX_ATTEMPTS: Final = 5
 _MAX_TRIALS: Final = 4_000_000
 
@@ -28,7 +30,7 @@ class Part:
 
     Edges are uniform, the density is uniform, and atoms are placed at random points that keep their distance from
     those already there. Such random sequential addition jams at a packing fraction of 0.384, so densities beyond that
-    are refused by `check`.
+    are refused by `check`; a cell that jams below it is drawn anew.
 
     Attributes:
         species: amount of each element; only ratios count. A pair of numbers is a range, drawn for every cell:
@@ -138,6 +140,13 @@ class Part:
         return reach
 
     def _cell(self, rng: np.random.Generator) -> Frames:
+        """One cell. One that jams is drawn anew a few times: it must not take the others of its batch with it."""
+        for _ in range(_MAX_REDRAWS):
+            with suppress(UnphysicalError):
+                return self._drawn(rng)
+        return self._drawn(rng)
+
+    def _drawn(self, rng: np.random.Generator) -> Frames:
         numbers, masses, amounts = self._amounts()
         edges, density, counts = self._draw(masses, amounts, rng)
         return self._filled(edges, density, numbers, counts, rng)

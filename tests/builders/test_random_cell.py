@@ -151,3 +151,18 @@ def test_rare_atom_numbers_end_with_a_reason(monkeypatch):
 def test_bad_settings_are_refused_with_their_place(fields, match):
     with pytest.raises(InputError, match=match):
         Part(**{"species": {"Al": 1}, **fields}).check()
+
+
+def test_a_cell_that_jams_is_drawn_anew(monkeypatch):
+    part, calls = Part(species={"Al": 1}, edge_A=(6, 7), density_g_cm3=(1.8, 2.2)), []
+    filled = Part._filled
+
+    def first_jams(self, *words):
+        calls.append(words)
+        if len(calls) == 1:
+            raise UnphysicalError("jammed")
+        return filled(self, *words)
+
+    monkeypatch.setattr(Part, "_filled", first_jams)
+    assert len(part.build(3, np.random.default_rng(0))) == 3
+    assert len(calls) == 4
