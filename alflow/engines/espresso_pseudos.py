@@ -30,6 +30,7 @@ class Pseudos:
         folder: where they are.
         files: file of each element.
         headers: what each says of itself.
+        md5: of each file, as pw.x prints it.
         ecutwfc_Ry: cutoff of wave functions.
         ecutrho_Ry: cutoff of the charge density.
     """
@@ -37,6 +38,7 @@ class Pseudos:
     folder: Path
     files: Mapping[str, str]
     headers: Mapping[str, Upf]
+    md5: Mapping[str, str]
     ecutwfc_Ry: float
     ecutrho_Ry: float
 
@@ -68,7 +70,7 @@ def named(folder: Path, files: Mapping[str, str], ecutwfc_Ry: float, ecutrho_Ry:
     headers = {s: _header(f"pseudopotentials.{s}", s, folder, file) for s, file in files.items()}
     _check_functionals("pseudopotentials", headers)
     rho = ecutrho_Ry or max(_ecutrho(u, ecutwfc_Ry) for u in headers.values())
-    return Pseudos(folder, dict(files), headers, ecutwfc_Ry, rho)
+    return Pseudos(folder, dict(files), headers, {s: _md5(folder / f) for s, f in files.items()}, ecutwfc_Ry, rho)
 
 
 def family(folder: Path, elements: Iterable[str], ecutwfc_Ry: float | None, ecutrho_Ry: float | None) -> Pseudos:
@@ -84,15 +86,16 @@ def family(folder: Path, elements: Iterable[str], ecutwfc_Ry: float | None, ecut
     index = _index(folder)
     listed = {s: _found(folder, s) if index is None else _entry(index, folder, s) for s in sorted(set(elements))}
     headers = {s: _header("family", s, folder, entry.file) for s, entry in listed.items()}
-    for entry in listed.values():
-        _check_md5(folder, entry)
+    md5 = {s: _md5(folder / entry.file) for s, entry in listed.items()}
+    if wrong := [str(folder / e.file) for s, e in listed.items() if e.md5 and e.md5.lower() != md5[s]]:
+        raise InputError("family", f"{wrong[0]} is not the file that its family's list means: the md5 differs")
     _check_functionals("family", headers)
     wfc = {s: listed[s].wfc_Ry if index is not None else u.wfc_cutoff_Ry for s, u in headers.items()}
     if ecutwfc_Ry is None and (without := [s for s, value in wfc.items() if not value > 0]):
         raise InputError("ecutwfc_Ry", f"{folder} recommends none for {', '.join(without)}", "give ecutwfc_Ry")
     ecutwfc = ecutwfc_Ry or max(wfc.values())
     rho = ecutrho_Ry or max(_ecutrho(u, ecutwfc, listed[s].rho_Ry) for s, u in headers.items())
-    return Pseudos(folder, {s: entry.file for s, entry in listed.items()}, headers, ecutwfc, rho)
+    return Pseudos(folder, {s: entry.file for s, entry in listed.items()}, headers, md5, ecutwfc, rho)
 
 
 def candidates(folder: Path, symbol: str) -> list[str]:
@@ -135,10 +138,8 @@ def _check_functionals(where: str, headers: Mapping[str, Upf]) -> None:
         raise InputError(where, f"are of different functionals ({said})", "use one functional for all elements")
 
 
-def _check_md5(folder: Path, entry: _Listed) -> None:
-    path = folder / entry.file
-    if entry.md5 and hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() != entry.md5.lower():
-        raise InputError("family", f"{path} is not the file that its family's list means: the md5 differs")
+def _md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def _found(folder: Path, symbol: str) -> _Listed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ _HOME: Final = "scratch"
 """Where scratch lies that has no node-local disk, and where restart data waits for the next call."""
 _WORDS: Final = "pw.words"
 """The command line of a call that ended in order and left something to go on from; a call that was killed has none."""
+_MD5: Final = re.compile(r"MD5 check sum:\s*([0-9a-f]{32})")
 _BULKY: Final = ("*wfc*", "*.mix*", "*.igk*")
 _OF_THE_START: Final = frozenset(
     {"control.restart_mode", "control.max_seconds", "control.outdir", "electrons.startingpot", "electrons.startingwfc"}
@@ -45,6 +47,7 @@ class Job:
         folder: its own, kept; holds input and output.
         text: the input.
         asked: what the output is held against.
+        md5: of the pseudopotentials that it is to be computed with.
         words: command line.
         env: environment.
         fast: folder on a node-local disk for scratch, or None for `folder`.
@@ -55,6 +58,7 @@ class Job:
     folder: Path
     text: str
     asked: Asked
+    md5: frozenset[str]
     words: tuple[str, ...]
     env: Mapping[str, str]
     fast: Path | None
@@ -93,7 +97,7 @@ def calculate(job: Job, seconds: float | None, halt: Callable[[], bool]) -> Done
     """Do it, or go on with it where an earlier call ran out of time in the same folder.
 
     Raises:
-        InfrastructureError: ``pw.x`` did not start, or could not read a pseudopotential that was there before.
+        InfrastructureError: ``pw.x`` did not start, or did not read the pseudopotentials that it was given.
     """
     _private(job.folder)
     outdir = outdir_of(job.folder, job.fast)
@@ -104,7 +108,7 @@ def calculate(job: Job, seconds: float | None, halt: Callable[[], bool]) -> Done
     try:
         attended = attend(program, job.folder, care, [sound], rules(job.allow), seconds=seconds, halt=halt)
         text = output(job.folder)
-        _blame_machine(attended, text, job.folder / LOG)
+        _blame_machine(attended, text, job)
     except BaseException:  # whoever ends us: nobody would ever look into this scratch
         shutil.rmtree(outdir, ignore_errors=True)
         raise
@@ -115,12 +119,16 @@ def calculate(job: Job, seconds: float | None, halt: Callable[[], bool]) -> Done
     return Done(sound.result if attended.cause is None else None, _with(attended, resumed, job.allow), place)
 
 
-def _blame_machine(attended: Attended, text: str, log: Path) -> None:
+def _blame_machine(attended: Attended, text: str, job: Job) -> None:
+    log = job.folder / LOG
     if attended.cause is not Cause.TIME and not started(text):
         raise InfrastructureError(f"pw.x did not start (exit status {attended.status}), see {log}")
     found = diagnose(text)
     if attended.cause is not None and found is not None and found[0] is Trouble.PSEUDO:
         raise InfrastructureError(f"{found[1]}: it could be read when the calculation was prepared, see {log}")
+    used = frozenset(_MD5.findall(text))
+    if used and used != job.md5:  # some builds look elsewhere for a file of that name
+        raise InfrastructureError(f"pw.x did not read the pseudopotentials that it was given, see {log}")
 
 
 # ---- before --------------------------------------------------------------------------------------------------------

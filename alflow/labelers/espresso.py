@@ -218,6 +218,7 @@ class Part:
         return Job(
             folder=folder,
             text=self._input(frame, pseudos, outdir_word(folder, code.scratch)),
+            md5=frozenset(pseudos.md5[s] for s in symbols),
             asked=Asked(symbols, frame.positions, frame.cell[0], self.stress),
             words=(*command_of(*_words_of(code)), "-in", "pw.in"),
             env=child_environment(code.env),
