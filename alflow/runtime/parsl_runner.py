@@ -44,7 +44,7 @@ from alflow.campaign.model import FailureKind
 from alflow.errors import InfrastructureError, InputError, RunError, SpecError
 from alflow.runtime import lanes, rundir, runner
 from alflow.runtime.processes import Reaper, deaf_children, end_leftovers, tether_to_parent, uninterrupted
-from alflow.runtime.runner import Execute, Report, Task
+from alflow.runtime.runner import Capacity, Execute, Report, Task
 from alflow.spec.site import Lane, Site, lane_of, walltime_s
 
 CLOSE_S: Final = 30.0
@@ -52,6 +52,9 @@ CLOSE_S: Final = 30.0
 
 CLOSE_LOST_S: Final = 5.0
 """The same where Parsl cannot close in order any more, since an interchange was killed."""
+
+LOOK_S: Final = 2.0
+"""Seconds between two looks at the connected worker pools, at least."""
 
 FOLDER: Final = "parsl"
 """Parsl's folder in the run directory."""
@@ -120,6 +123,10 @@ class ParslRunner:
             yield first
         while not self._ended.empty():
             yield self._ended.get()
+
+    def capacity(self) -> Mapping[str, Capacity]:
+        executors = self._kernel.executors.values() if self._kernel is not None else ()
+        return {pools.label: pools.capacity for pools in executors if isinstance(pools, Pools)}
 
     def close(self, *, now: bool = False) -> None:
         try:
@@ -278,11 +285,30 @@ def _monitoring(run_dir: Path) -> MonitoringHub:
 class Pools(HighThroughputExecutor):  # type: ignore[misc]  # Parsl's class is untyped here
     """Worker pools that are given back only when they have been idle, not while they still wait or start."""
 
+    capacity = Capacity()
+    _looked = -math.inf
+
+    @property
+    def nodes_per_pool(self) -> int:
+        """One, but where one pool serves a whole block."""
+        return int(self.provider.nodes_per_block) if isinstance(self.provider.launcher, SimpleLauncher) else 1
+
     @property
     def workers_per_node(self) -> float:
         """Where one pool serves a whole block, its workers are those of all nodes together."""
-        alone = isinstance(self.provider.launcher, SimpleLauncher)
-        return float(super().workers_per_node / (self.provider.nodes_per_block if alone else 1))
+        return float(super().workers_per_node / self.nodes_per_pool)
+
+    def poll_facade(self) -> None:
+        """Parsl's thread calls this every few seconds: look after blocks, and at the pools."""
+        super().poll_facade()
+        if time.monotonic() - self._looked >= LOOK_S and not _is_lost(self):
+            self._looked = time.monotonic()
+            pools = [pool for pool in self.connected_managers() if pool["active"]]
+            self.capacity = Capacity(
+                nodes=len(pools) * self.nodes_per_pool,
+                workers=sum(pool["worker_count"] for pool in pools),
+                pending_blocks=sum(s.state is JobState.PENDING for s in self._status.values()),
+            )
 
     def scale_in(self, blocks: int, max_idletime: float | None = None) -> list[str]:
         """Give back `blocks` blocks at most; with `max_idletime`, only such as have been idle for longer.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from subprocess import TimeoutExpired
 from typing import Any, Final, Protocol
@@ -47,6 +47,24 @@ class Report:
         return Report(task_id, failure=kind, detail=detail, log=str(getattr(exc, "log", "")))
 
 
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What a lane has at hand, as seen a few seconds ago at most.
+
+    Attributes:
+        nodes: nodes with a worker pool that has reported.
+        workers: tasks that run on them at a time.
+        pending_blocks: blocks that wait in the scheduler's queue.
+        trouble: why no blocks come, in the scheduler's words: it refuses them, does not answer, or they die at
+            once; empty where all is well. It is tried again, ever more seldom.
+    """
+
+    nodes: int = 0
+    workers: int = 0
+    pending_blocks: int = 0
+    trouble: str = ""
+
+
 class Runner(Protocol):
     """Runs tasks somewhere and tells how they ended, in any order."""
 
@@ -56,6 +74,10 @@ class Runner(Protocol):
 
     def completed(self, timeout_s: float) -> Iterator[Report]:
         """Block until at least one task has ended or `timeout_s` has passed; yield all that have ended."""
+        ...
+
+    def capacity(self) -> Mapping[str, Capacity]:
+        """What each lane has at hand, by its name; costs nothing, may be asked at any time. Empty without lanes."""
         ...
 
     def close(self, *, now: bool = False) -> None:
@@ -87,6 +109,9 @@ class InlineRunner:
             report = Report.failed(task["id"], exc, failure_kind(exc))
         yield report
 
+    def capacity(self) -> Mapping[str, Capacity]:
+        return {}
+
     def close(self, *, now: bool = False) -> None:  # noqa: ARG002  nothing ever runs in the background
         self._waiting.clear()
 
@@ -106,6 +131,9 @@ class DryRunner:
 
     def completed(self, timeout_s: float) -> Iterator[Report]:  # noqa: ARG002  nothing will ever end
         return iter(())
+
+    def capacity(self) -> Mapping[str, Capacity]:
+        return {}
 
     def close(self, *, now: bool = False) -> None:
         pass

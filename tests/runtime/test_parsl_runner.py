@@ -21,6 +21,7 @@ from alflow.campaign.model import FailureKind
 from alflow.errors import InputError, RunError, SpecError
 from alflow.runtime import parsl_runner
 from alflow.runtime.parsl_runner import PARSL_KINDS, ParslRunner, failure_kind, parsl_config, submit_scripts
+from alflow.runtime.runner import Capacity
 from alflow.spec.site import Lane, Site
 
 HERE = Path(__file__).parent
@@ -34,6 +35,13 @@ def worker_apps():
         patch.syspath_prepend(str(HERE))
         patch.setenv("PYTHONPATH", str(HERE))
         yield importlib.import_module("worker_apps")
+
+
+def wait_for(what, timeout_s=60.0):
+    deadline = time.monotonic() + timeout_s
+    while not what() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert what()
 
 
 def one_lane(monitoring=True):
@@ -67,6 +75,7 @@ def finished_run(worker_apps, tmp_path_factory):
             runner.submit({"id": name, "verb": "sample", "args": args})
         reports |= hear(runner, 23)
         assert list(runner.completed(0.1)) == []
+        wait_for(lambda: runner.capacity()["all"] == Capacity(nodes=1, workers=2), 10.0)
         runner.submit({"id": "last", "verb": "fit", "args": {"sleep": 1.0}})
     finally:
         runner.close()
