@@ -7,7 +7,7 @@ changed in place, so that a fold is linear in the events however many tasks are 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
@@ -82,6 +82,7 @@ class Task:
 
 
 # ---- events: what has happened, in the past tense ------------------------------------------------------------------
+# `started` of a failure is when the try began, seconds since the epoch by the worker's clock, if a worker could tell.
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,7 @@ class Failed:
     kind: FailureKind
     detail: str
     log: str = ""
+    started: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,7 @@ class Retried:
     kind: FailureKind
     detail: str
     log: str = ""
+    started: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +130,36 @@ class Broken:
     kind: FailureKind
     detail: str
     log: str = ""
+    started: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Reopened:
     """A campaign that had failed was resumed: what broke it is tried afresh."""
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """A coordinator took the campaign up. Whatever an earlier one held is gone; what is open is given out again.
+
+    Attributes:
+        lanes: verb -> lane its tasks run in; empty where the runner has no lanes.
+        policies: kind of each stage's policy.
+    """
+
+    lanes: Mapping[str, str] = field(default_factory=dict)
+    policies: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What the campaign holds from now on.
+
+    Attributes:
+        lanes: lane -> ``nodes`` held, ``workers`` connected, ``pending`` blocks asked for and not granted yet.
+    """
+
+    lanes: Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +231,8 @@ Event = (
     | StageDone
     | Closed
     | Reopened
+    | Began
+    | Resources
 )
 
 
@@ -399,6 +429,8 @@ def apply(state: State, event: Event) -> None:
             state.attempts.clear()
             for loop in state.loops:
                 loop.lost_versions = 0
+        case Began() | Resources():
+            pass  # for the ledger: no decision hangs on them
 
 
 def _submitted(state: State, task: Task) -> None:

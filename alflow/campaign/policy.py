@@ -177,6 +177,8 @@ BARREN: Final = 64
 """Trajectories in a row without a candidate after which sampling on is a waste (at least two waves of them)."""
 MAX_RETRIES: Final[Mapping[FailureKind, int]] = {FailureKind.INFRASTRUCTURE: 5, FailureKind.RESOURCE: 3}
 MAX_LOST_VERSIONS: Final = 3
+PAUSES_S: Final[Mapping[FailureKind, tuple[float, ...]]] = {FailureKind.INFRASTRUCTURE: (1.0, 5.0, 25.0, 125.0, 625.0)}
+"""How long a failed task is held back before its first, second ... retry: what ails a machine may pass."""
 MORE_TIME: Final = 4
 """How many times longer each further try of a label may take."""
 MAX_FAILED_LABELS: Final = 200
@@ -202,14 +204,25 @@ def decide(plan: Plan, s: State) -> list[Event]:
     return events
 
 
-def respond(s: State, task: Task, kind: FailureKind, detail: str, log: str) -> list[Event]:
+def pause_s(kind: FailureKind, retry: int) -> float:
+    """Seconds between a failure and the task's retry number `retry` (from 1)."""
+    pauses = PAUSES_S.get(kind, ())
+    return pauses[min(retry, len(pauses)) - 1] if pauses else 0.0
+
+
+def respond(
+    s: State, task: Task, kind: FailureKind, detail: str, log: str, started: float | None = None
+) -> list[Event]:
     """What a failure of an open task leads to: another try, or its end, or the campaign's."""
     if kind in MAX_RETRIES and s.attempts[f"{task.id}/{kind}"] < MAX_RETRIES[kind]:
-        return [Retried(task.id, kind, detail, log)]
+        return [Retried(task.id, kind, detail, log, started)]
     fatal = task.verb in {Verb.BUILD, Verb.SELECT, Verb.MERGE} or kind is FailureKind.DEFECT
     if fatal and task.verb is not Verb.EVALUATE:
-        return [Broken(task.id, kind, detail, log), Closed(f"{task.id} failed ({kind}): {detail}", failed=True)]
-    return [Failed(task.id, kind, detail, log)]
+        return [
+            Broken(task.id, kind, detail, log, started),
+            Closed(f"{task.id} failed ({kind}): {detail}", failed=True),
+        ]
+    return [Failed(task.id, kind, detail, log, started)]
 
 
 def _decide(plan: Plan, s: State) -> Iterator[Event]:

@@ -9,6 +9,7 @@ import pytest
 
 from alflow.campaign.model import (
     Arrived,
+    Began,
     Broken,
     Cancelled,
     Closed,
@@ -18,6 +19,7 @@ from alflow.campaign.model import (
     FailureKind,
     Finished,
     Reopened,
+    Resources,
     Retried,
     StageDone,
     Submitted,
@@ -34,7 +36,7 @@ EVENTS = [
     Submitted(Task("0-label-000001", Verb.LABEL, {"loop": 0, "frames": ["a/b.h5", 0, 3]})),
     Finished("0-label-000001", {"path": "x", "n": 3}),
     Failed("0-label-000002", FailureKind.UNPHYSICAL, "no convergence", "tasks/log.txt"),
-    Retried("0-label-000003", FailureKind.RESOURCE, "time", ""),
+    Retried("0-label-000003", FailureKind.RESOURCE, "time", "", 12.5),
     Cancelled("0-sample-000004", "enough"),
     Arrived(2),
     VersionLost(0, "1 of 8"),
@@ -44,6 +46,8 @@ EVENTS = [
     Broken("0-fit-000001", FailureKind.DEFECT, "a bug", "log.txt"),
     Closed("all", False),
     Reopened(),
+    Began({"label": "cpu"}, ["rounds"]),
+    Resources({"cpu": {"nodes": 2, "workers": 8, "pending": 1}}),
 ]
 
 
