@@ -43,6 +43,8 @@ class FailureKind(StrEnum):
     """The machine's: the same again, at no cost, up to a cap."""
     RESOURCE = "resource"
     """Too little memory or time: again, with more."""
+    HALTED = "halted"
+    """Nobody's: the batch job it ran in ended. It goes on in the next one from what it left, at no cost."""
     UNPHYSICAL = "unphysical"
     """The structure's: dropped and counted."""
     DEFECT = "defect"
@@ -139,6 +141,19 @@ class Reopened:
 
 
 @dataclass(frozen=True, slots=True)
+class Amended:
+    """A stage's settings were changed by the user; tasks given out from now on go by them.
+
+    Attributes:
+        stage: index of the stage.
+        changes: key such as ``until.max_labels`` -> value, as YAML text.
+    """
+
+    stage: int
+    changes: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Began:
     """A coordinator took the campaign up. Whatever an earlier one held is gone; what is open is given out again.
 
@@ -231,6 +246,7 @@ Event = (
     | StageDone
     | Closed
     | Reopened
+    | Amended
     | Began
     | Resources
 )
@@ -352,6 +368,8 @@ class State:
     """Of the campaign."""
     archive: list[tuple[Batch, ...]] = field(default_factory=list)
     """Of the campaign: the shards each finished stage left."""
+    amendments: list[Mapping[str, Any]] = field(default_factory=list)
+    """Of the campaign: ``{"stage": index, "changes": {key: YAML text}}``, in their order."""
     latest: str | None = None
     """Of the campaign: the newest model of the first loop, which the last fit of a stage belongs to."""
     closed: Closed | None = None
@@ -429,6 +447,8 @@ def apply(state: State, event: Event) -> None:
             state.attempts.clear()
             for loop in state.loops:
                 loop.lost_versions = 0
+        case Amended(stage, changes):
+            state.amendments.append({"stage": stage, "changes": dict(changes)})
         case Began() | Resources():
             pass  # for the ledger: no decision hangs on them
 

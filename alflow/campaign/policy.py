@@ -175,7 +175,11 @@ BUILD_CHUNK: Final = 1000
 """Structures one build task makes at most."""
 BARREN: Final = 64
 """Trajectories in a row without a candidate after which sampling on is a waste (at least two waves of them)."""
-MAX_RETRIES: Final[Mapping[FailureKind, int]] = {FailureKind.INFRASTRUCTURE: 5, FailureKind.RESOURCE: 3}
+MAX_RETRIES: Final[Mapping[FailureKind, int]] = {
+    FailureKind.INFRASTRUCTURE: 5,
+    FailureKind.RESOURCE: 3,
+    FailureKind.HALTED: 100,  # batch jobs that one task may span
+}
 MAX_LOST_VERSIONS: Final = 3
 PAUSES_S: Final[Mapping[FailureKind, tuple[float, ...]]] = {FailureKind.INFRASTRUCTURE: (1.0, 5.0, 25.0, 125.0, 625.0)}
 """How long a failed task is held back before its first, second ... retry: what ails a machine may pass."""
@@ -404,6 +408,8 @@ class _Issue:
     def task(self, verb: Verb, loop: int = 0, **args: Any) -> Submitted:
         n = self.issued[verb]
         self.issued[verb] += 1
+        if self.s.amendments:
+            args["amended"] = len(self.s.amendments)
         return Submitted(Task(f"{self.s.stage}-{verb}-{n:06d}", verb, {"stage": self.s.stage, "loop": loop, **args}))
 
     def build(self, count: int) -> Iterator[Submitted]:

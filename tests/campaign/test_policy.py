@@ -240,6 +240,18 @@ def test_retries_are_capped():
     assert isinstance(respond(state, task, FailureKind.INFRASTRUCTURE, "lost", "")[0], Failed)
 
 
+def test_a_task_may_span_many_batch_jobs_and_fail_beside():
+    state = State()
+    task = Task("0-fit-000000", Verb.FIT, {"stage": 0, "loop": 0})
+    state.open[task.id] = task
+    for n in range(MAX_RETRIES[FailureKind.HALTED]):
+        assert n < 90 or isinstance(respond(state, task, FailureKind.RESOURCE, "memory", "")[0], Retried)
+        events = respond(state, task, FailureKind.HALTED, "the block ends", "")
+        assert isinstance(events[0], Retried)
+        apply(state, events[0])
+    assert isinstance(respond(state, task, FailureKind.HALTED, "for ever", "")[0], Failed)
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_no_candidates_ends_the_stage(name):
     plan = replace(ALL[name], until=Until(no_candidates=True))
