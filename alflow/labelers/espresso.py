@@ -233,7 +233,7 @@ class Part:
         atoms = to_ase(_right_handed(frame))[0]
         spins = [self.starting_magnetization.get(s, 0.0) for s in atoms.get_chemical_symbols()]
         atoms.set_initial_magnetic_moments(spins)
-        mesh = self._mesh(frame)
+        mesh = self.mesh(frame)
         out = StringIO()
         write_espresso_in(
             out,
@@ -244,7 +244,8 @@ class Part:
         )
         return out.getvalue()
 
-    def _mesh(self, frame: Frames) -> tuple[int, int, int]:
+    def mesh(self, frame: Frames) -> tuple[int, int, int]:
+        """The Gamma-centred mesh of k-points of one frame."""
         if self.kpoints == "gamma":
             return (1, 1, 1)
         if self.kpoints is not None:

@@ -1,9 +1,12 @@
 """Labels against pw.x run by hand, and fcc aluminium against what is known of it."""
 
+import hashlib
+import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -122,3 +125,22 @@ def test_stress_has_sign_and_unit_of_the_slope_of_the_energy(tmp_path):
     # the basis set of a fixed cutoff changes with the cell: at 30 Ry the slope has a Pulay stress of 1e-3 eV/Å³
     np.testing.assert_allclose(got, slopes, rtol=0, atol=0.03 * np.abs(got).max())
     assert np.abs(got).min() > 0.05  # 8 GPa: enough to see sign and unit
+
+
+SHARED = os.environ.get("ALFLOW_SHARED_DATA", "")
+"""A folder with ``pseudo/Al.upf`` of SSSP: too large, and not ours, to be shipped with the tests."""
+
+
+@pytest.mark.slow
+@pytest.mark.requires_program("pw.x")
+@pytest.mark.skipif(not SHARED, reason="set ALFLOW_SHARED_DATA to a folder with pseudo/Al.upf of SSSP")
+def test_the_equation_of_state_of_fcc_aluminium(tmp_path):
+    shutil.copy(Path(SHARED) / "pseudo" / "Al.upf", tmp_path)
+    md5 = hashlib.md5((tmp_path / "Al.upf").read_bytes()).hexdigest()
+    entry = {"filename": "Al.upf", "md5": md5, "cutoff_wfc": 30.0, "cutoff_rho": 240.0}
+    (tmp_path / "SSSP_1.3.0_PBE_efficiency.json").write_text(json.dumps({"Al": entry}))
+    script = Path(__file__).parents[2] / "benchmarks" / "espresso_eos.py"
+    words = [sys.executable, str(script), "--family", str(tmp_path), "--kspacing", "0.17"]
+    ran = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr  # it holds a0 and B against 4.039 Å and 78 GPa
+    assert "cutoffs 30 / 240 Ry, k-points 16x16x16" in ran.stdout
