@@ -10,7 +10,7 @@ from alflow.spec.plan import workers_per_node
 from alflow.spec.site import Lane, Site, lane_of, walltime_s
 
 DEADLINE: Final = "ALFLOW_DEADLINE"
-"""Environment variable of a batch worker: the Unix time at which its block ends."""
+"""Environment variable of a batch worker: the Unix time at which it halts its tasks, a little before its block ends."""
 
 _THREADS: Final = (
     "OMP_NUM_THREADS",
@@ -29,18 +29,20 @@ class Times:
     Attributes:
         heartbeat: between two signs of life of a pool and the interchange; a dead worker is noticed that fast.
         threshold: silence after which the other side is taken for dead.
-        poll: between two looks at the queue of tasks, to ask for blocks or give them back.
+        poll: between two looks at the tasks that wait, to ask for blocks or give them back.
+        status: between two looks at the scheduler's queue.
         idle: after which an idle block is given back.
     """
 
     heartbeat: int
     threshold: int
     poll: int
+    status: int
     idle: float
 
 
-LOCAL: Final = Times(heartbeat=2, threshold=60, poll=1, idle=600.0)
-REMOTE: Final = Times(heartbeat=15, threshold=120, poll=5, idle=120.0)
+LOCAL: Final = Times(heartbeat=2, threshold=60, poll=1, status=5, idle=600.0)
+REMOTE: Final = Times(heartbeat=15, threshold=120, poll=5, status=60, idle=120.0)
 
 
 def lanes_in_use(site: Site) -> dict[str, Lane]:
@@ -76,25 +78,53 @@ def affinity(lane: Lane) -> str:
     return "block" if lane.scheduler != "local" and lane.ranks_per_task == 1 and fits else "none"
 
 
-def drain_s(lane: Lane) -> int | None:
-    """Seconds after which a block takes no more tasks; None on this machine, which has no walltime.
+def block_s(lane: Lane) -> int:
+    """Seconds that a block of a scheduler lives; they count whole minutes."""
+    return walltime_s(lane.walltime) // 60 * 60
 
-    The last tenth of the walltime, at most 15 minutes, is kept for the tasks that run.
+
+def margin_s(lane: Lane) -> int:
+    """Seconds before its end at which a block halts its tasks, so that they can leave what they have."""
+    return min(120, max(5, block_s(lane) // 30))
+
+
+def drain_s(lane: Lane) -> int | None:
+    """Seconds before it halts its tasks at which a block takes no more; None on this machine, which has no walltime.
+
+    What the site file says a task needs; else a tenth of the walltime, at most 15 minutes.
     """
     if lane.scheduler == "local":
         return None
-    whole = walltime_s(lane.walltime)
-    return whole - min(whole // 10, 900)
+    return round(60 * lane.task_minutes) or min(block_s(lane) // 10, 900)
+
+
+def drain_period(lane: Lane) -> str:
+    """The same in seconds from now, as an expression for the shell of a block; ``None`` on this machine.
+
+    Counted from the moment at which the pool starts: what went before, such as loading modules, is off the block.
+    """
+    before = drain_s(lane)
+    return "None" if before is None else f"$(( {DEADLINE} - $(date +%s) - {before} ))"
 
 
 def worker_init(lane: Lane) -> str:
     """Shell lines before the workers of a block: threads, deadline, then the site's own."""
     lines = [f"export {name}={lane.cores_per_task}" for name in _THREADS]
     if lane.scheduler != "local":
-        lines.append(f"export {DEADLINE}=$(( $(date +%s) + {walltime_s(lane.walltime)} ))")
+        lines.append(f"export {DEADLINE}=$(( $(date +%s) + {block_s(lane) - margin_s(lane)} ))")
     return "\n".join([*lines, lane.worker_init.strip()]).strip()
 
 
 def times(lane: Lane) -> Times:
-    """Heartbeats and polls of a lane."""
-    return LOCAL if lane.scheduler == "local" else REMOTE
+    """Heartbeats and polls of a lane: short blocks are looked at more often."""
+    if lane.scheduler == "local":
+        return LOCAL
+    share = block_s(lane) / 1800  # blocks of half an hour and more are alike
+    threshold = min(REMOTE.threshold, max(10, round(REMOTE.threshold * share)))
+    return Times(
+        heartbeat=max(1, threshold // 8),
+        threshold=threshold,
+        poll=min(REMOTE.poll, max(1, round(REMOTE.poll * share))),
+        status=min(REMOTE.status, max(2, round(REMOTE.status * share))),
+        idle=min(REMOTE.idle, max(10.0, REMOTE.idle * share)),
+    )

@@ -16,12 +16,14 @@ import re
 import shlex
 import socket
 import sqlite3
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,7 +33,6 @@ from parsl.config import Config
 from parsl.dataflow.dflow import DataFlowKernel
 from parsl.executors import HighThroughputExecutor
 from parsl.executors.high_throughput.executor import DEFAULT_LAUNCH_CMD
-from parsl.jobs.error_handlers import windowed_error_handler
 from parsl.jobs.states import JobState, JobStatus
 from parsl.launchers import JsrunLauncher, SimpleLauncher, SrunLauncher
 from parsl.launchers.base import Launcher
@@ -39,10 +40,11 @@ from parsl.monitoring import MonitoringHub
 from parsl.providers import LocalProvider, LSFProvider, SlurmProvider
 from parsl.providers.cluster_provider import ClusterProvider
 from parsl.providers.errors import SubmitException
+from parsl.providers.slurm.slurm import squeue_translate_table
 
 from alflow.campaign.model import FailureKind
 from alflow.errors import InfrastructureError, InputError, RunError, SpecError
-from alflow.runtime import lanes, rundir, runner
+from alflow.runtime import blocks, lanes, rundir, runner
 from alflow.runtime.processes import Reaper, deaf_children, end_leftovers, tether_to_parent, uninterrupted
 from alflow.runtime.runner import Capacity, Execute, Report, Task
 from alflow.spec.site import Lane, Site, lane_of, walltime_s
@@ -53,11 +55,22 @@ CLOSE_S: Final = 30.0
 CLOSE_LOST_S: Final = 5.0
 """The same where Parsl cannot close in order any more, since an interchange was killed."""
 
+FIRST_WAIT_S: Final = 5.0
+"""Seconds after the first refusal of a block until the next is asked for."""
+
+LONGEST_WAIT_S: Final = 900.0
+"""The same after many."""
+
+STILL_BORN: Final = 3
+"""Blocks in a row that may die before a worker reports, in a lane where none ever has: something is wrong in it."""
+
 LOOK_S: Final = 2.0
 """Seconds between two looks at the connected worker pools, at least."""
 
 FOLDER: Final = "parsl"
 """Parsl's folder in the run directory."""
+
+logger = logging.getLogger(__name__)
 
 _POOL: Final = "parsl.executors.high_throughput.process_worker_pool"
 _INTERCHANGE: Final = "parsl.executors.high_throughput.interchange"
@@ -87,6 +100,7 @@ class ParslRunner:
         try:
             with uninterrupted(), deaf_children():
                 end_leftovers(self._root)
+                self._give_back()
                 self._log = _open_log(self._root / FOLDER / "parsl.log")
                 self._reaper = Reaper(self._root)
                 self._kernel = DataFlowKernel(config)
@@ -145,10 +159,23 @@ class ParslRunner:
         reaper, self._reaper = self._reaper, None
         if reaper is not None:
             reaper.close()
+            self._give_back()
         log, self._log = self._log, None
         if log is not None:
             logging.getLogger("parsl").removeHandler(log)
             log.close()
+
+    def _give_back(self) -> None:
+        """Cancel batch jobs that are still in a queue: an earlier coordinator's, or those that Parsl could not."""
+        if all(lane.scheduler == "local" for lane in self._site.lanes.values()):
+            return
+        try:
+            ended = blocks.cancel(blocks.names(self._root))
+        except InfrastructureError as exc:
+            logger.warning("batch jobs of this run may be left in the queue: %s", exc)
+        else:
+            if ended:
+                logger.info("cancelled batch jobs that were left: %s", " ".join(ended))
 
     def _hear(self, task_id: str, future: Future[dict[str, Any]]) -> None:
         """Runs in a thread of Parsl's, which drops exceptions: nothing here may raise."""
@@ -283,10 +310,27 @@ def _monitoring(run_dir: Path) -> MonitoringHub:
 
 
 class Pools(HighThroughputExecutor):  # type: ignore[misc]  # Parsl's class is untyped here
-    """Worker pools that are given back only when they have been idle, not while they still wait or start."""
+    """Worker pools of one lane.
+
+    They are given back only when they have been idle, not while they still wait or start. Where the scheduler refuses
+    blocks or does not answer, or blocks die before a worker reports, the next are asked for after ever longer waits:
+    Parsl would ask on at full speed, and fail all tasks of the lane for good after the third time.
+
+    Attributes:
+        capacity: what the lane has at hand.
+        wait: when to ask for blocks again.
+    """
 
     capacity = Capacity()
     _looked = -math.inf
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.wait = Wait()
+        self._reported: set[str] = set()
+        self._dead: set[str] = set()
+        self._still_born = 0
+        self._said = ""
 
     @property
     def nodes_per_pool(self) -> int:
@@ -301,14 +345,64 @@ class Pools(HighThroughputExecutor):  # type: ignore[misc]  # Parsl's class is u
     def poll_facade(self) -> None:
         """Parsl's thread calls this every few seconds: look after blocks, and at the pools."""
         super().poll_facade()
-        if time.monotonic() - self._looked >= LOOK_S and not _is_lost(self):
-            self._looked = time.monotonic()
-            pools = [pool for pool in self.connected_managers() if pool["active"]]
-            self.capacity = Capacity(
-                nodes=len(pools) * self.nodes_per_pool,
-                workers=sum(pool["worker_count"] for pool in pools),
-                pending_blocks=sum(s.state is JobState.PENDING for s in self._status.values()),
-            )
+        if time.monotonic() - self._looked < LOOK_S or _is_lost(self):
+            return
+        self._looked = time.monotonic()
+        pools = [pool for pool in self.connected_managers() if pool["active"]]
+        trouble = self.wait.trouble or getattr(self.provider, "complaint", "")
+        self.capacity = Capacity(
+            nodes=len(pools) * self.nodes_per_pool,
+            workers=sum(pool["worker_count"] for pool in pools),
+            pending_blocks=sum(s.state is JobState.PENDING for s in self._status.values()),
+            trouble=trouble,
+        )
+        if trouble != self._said:
+            logger.warning("lane %s: %s", self.label, trouble or "the scheduler answers again")
+            self._said = trouble
+
+    def connected_blocks(self) -> list[str]:
+        found: list[str] = super().connected_blocks()
+        if set(found) - self._reported:
+            self._reported.update(found)
+            self._still_born = 0
+            self.wait.over()
+        return found
+
+    def scale_out_facade(self, n: int) -> list[str]:
+        """Ask for `n` blocks, one after the other; after a refusal, for none until its time has come."""
+        granted: list[str] = []
+        while len(granted) < n and self.wait.is_over(time.monotonic()):
+            granted += super().scale_out_facade(1)
+            if granted and not self._still_born:
+                self.wait.over()
+            elif granted:  # one at a time, until a worker reports
+                self.wait.again(time.monotonic())
+        return granted
+
+    def _launch_block(self, block_id: str) -> Any:
+        try:
+            return super()._launch_block(block_id)
+        except Exception as exc:
+            said = getattr(exc, "stderr", None) or getattr(exc, "stdout", None) or str(exc)
+            self.wait.longer(time.monotonic(), f"no blocks: {_last_line(said)}")
+            raise
+
+    def handle_errors(self, status: dict[str, JobStatus]) -> None:
+        """See which blocks have died before a worker reported; one that was refused is no block."""
+        for block in [b for b in status if b not in self.blocks_to_job_id]:
+            if self._simulated_status.pop(block, None) is not None:
+                self._status.pop(block, None)
+        dead = {b for b, s in status.items() if s.state is JobState.MISSING} - self._dead
+        self._dead |= dead
+        for block in sorted(dead, key=int):
+            self._still_born += 1
+            said = _last_line(status[block].stderr_summary or status[block].message or "")
+            job = self.blocks_to_job_id.get(block, "?")
+            trouble = f"batch job {job} ended before a worker reported: {said}"
+            self.wait.longer(time.monotonic(), trouble)
+            if self._still_born >= STILL_BORN and not self._reported:
+                problem = f"lane {self.label}: {trouble}; so did the {STILL_BORN - 1} before it, and no worker ever did"
+                self.set_bad_state_and_fail_all(InfrastructureError(problem))
 
     def scale_in(self, blocks: int, max_idletime: float | None = None) -> list[str]:
         """Give back `blocks` blocks at most; with `max_idletime`, only such as have been idle for longer.
@@ -332,6 +426,44 @@ class Pools(HighThroughputExecutor):  # type: ignore[misc]  # Parsl's class is u
         return [block for block, ok in zip(chosen, done, strict=True) if ok]
 
 
+@dataclass(slots=True)
+class Wait:
+    """Waits that double from one failure to the next.
+
+    Attributes:
+        trouble: what the last failure was; empty if there is none.
+        until: on the monotonic clock.
+        failures: in a row.
+    """
+
+    trouble: str = ""
+    until: float = -math.inf
+    failures: int = 0
+
+    def is_over(self, now: float) -> bool:
+        """Whether it is time to try."""
+        return now >= self.until
+
+    def longer(self, now: float, trouble: str) -> None:
+        """It failed: wait, twice as long as the last time."""
+        self.again(now)
+        self.failures += 1
+        self.trouble = f"{trouble} (failures in a row: {self.failures})"
+
+    def again(self, now: float) -> None:
+        """Wait once more as long as the failures so far ask for."""
+        self.until = now + min(FIRST_WAIT_S * 2**self.failures, LONGEST_WAIT_S)
+
+    def over(self) -> None:
+        """It worked."""
+        self.trouble, self.until, self.failures = "", -math.inf, 0
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1].strip()[:300] if lines else "it said nothing"
+
+
 def _executor(name: str, lane: Lane, address: str | None) -> Pools:
     times = lanes.times(lane)
     python = shlex.quote(sys.executable)
@@ -340,17 +472,18 @@ def _executor(name: str, lane: Lane, address: str | None) -> Pools:
         provider=_provider(name, lane, type_of=_PROVIDERS),
         address=address,
         # by module, not by name: the environment's bin folder need not be on PATH
-        launch_cmd=DEFAULT_LAUNCH_CMD.replace("process_worker_pool.py", f"{python} -m {_POOL}"),
+        launch_cmd=DEFAULT_LAUNCH_CMD.replace("process_worker_pool.py", f"{python} -m {_POOL}").replace(
+            "{drain_period}", lanes.drain_period(lane)
+        ),
         interchange_launch_cmd=[sys.executable, "-m", _INTERCHANGE],
         cores_per_worker=1e-3,  # the site file counts the workers, Parsl does not second-guess it
         max_workers_per_node=lanes.pool_workers(lane),
         available_accelerators=lanes.accelerators(lane),
         cpu_affinity=lanes.affinity(lane),
         prefetch_capacity=0,
-        drain_period=lanes.drain_s(lane),
         heartbeat_period=times.heartbeat,
         heartbeat_threshold=times.threshold,
-        block_error_handler=functools.partial(windowed_error_handler, threshold=3),
+        block_error_handler=False,  # see `Pools.handle_errors`
         encrypted=zmq.has("curve"),
     )
 
@@ -397,6 +530,7 @@ def _provider(name: str, lane: Lane, type_of: Mapping[str, type[Any]]) -> Any:
     if lane.qos and scheduler != "slurm":
         raise SpecError(f"lanes.{name}.qos", f"{scheduler} has none", "name the queue in `partition`")
     common |= {"walltime": lane.walltime, "scheduler_options": "\n".join(lane.options)}
+    common["polling_s"] = lanes.times(lane).status
     account, partition = lane.account or None, lane.partition or None
     if scheduler == "slurm":
         gpus, qos = lane.gpus_per_node or None, lane.qos or None
@@ -405,6 +539,69 @@ def _provider(name: str, lane: Lane, type_of: Mapping[str, type[Any]]) -> Any:
     if scheduler == "lsf":
         return type_of[scheduler](project=account, queue=partition, bsub_redirection=True, **common)
     return type_of[scheduler](bank=account, queue=partition, **common)
+
+
+# ---- schedulers -----------------------------------------------------------------------------------------------------
+
+
+class _Patient(ClusterProvider):  # type: ignore[misc]  # Parsl's classes are untyped here
+    """Put before a provider: a command that does not answer has failed, and the lane says how often to look.
+
+    Args:
+        polling_s: seconds between two looks at the queue.
+        settings: see the provider.
+    """
+
+    def __init__(self, *, polling_s: int, **settings: Any) -> None:
+        self._polling_s = polling_s
+        self.complaint = ""
+        super().__init__(**settings)
+
+    def execute_wait(self, cmd: str, timeout: int | None = None) -> tuple[int, str, str]:
+        try:
+            done: tuple[int, str, str] = super().execute_wait(cmd, timeout)
+        except subprocess.TimeoutExpired:
+            return 1, "", f"{cmd.split(maxsplit=1)[0]} does not answer"
+        return done
+
+    @property
+    def status_polling_interval(self) -> int:
+        return self._polling_s
+
+
+class Slurm(_Patient, SlurmProvider):  # type: ignore[misc]
+    """Blocks from Slurm.
+
+    Asks squeue only: accounting lags behind, and a job that it does not know yet would be taken for one that has
+    ended. Of a single job that is no more, squeue says so by failing, which Parsl would take for no answer, for ever.
+    """
+
+    def __init__(self, *, scheduler_options: str, **settings: Any) -> None:
+        # a block is lost with its node: work goes on in a new one, not in the same one started over
+        super().__init__(scheduler_options=f"{scheduler_options}\n#SBATCH --no-requeue".strip(), **settings)
+        self._translate_table: dict[str, JobState] = squeue_translate_table | _MORE_SLURM_STATES
+
+    def execute_wait(self, cmd: str, timeout: int | None = None) -> tuple[int, str, str]:
+        if cmd == "sacct -X":
+            return 1, "", "not asked"
+        code, out, err = super().execute_wait(cmd, timeout)
+        if cmd.startswith("squeue"):
+            gone = code != 0 and "Invalid job id specified" in err
+            code = 0 if gone else code
+            self.complaint = f"the scheduler does not answer: {_last_line(err)}" if code else ""
+        return code, out, err
+
+
+_MORE_SLURM_STATES: Final = {
+    **dict.fromkeys(("RD", "RF", "RH", "RQ"), JobState.PENDING),
+    **dict.fromkeys(("RS", "S", "SI", "SO", "ST"), JobState.RUNNING),
+    **dict.fromkeys(("BF", "DL", "OOM", "PR"), JobState.FAILED),
+}
+"""States that Parsl does not know: requeued, suspended, ended."""
+
+
+class Lsf(_Patient, LSFProvider):  # type: ignore[misc]
+    """Blocks from LSF."""
 
 
 # ---- Flux ----------------------------------------------------------------------------------------------------------
@@ -419,7 +616,7 @@ class FluxLauncher(Launcher):  # type: ignore[misc]  # Parsl's classes are untyp
         return f"cat << 'FLUX_EOF' > {script}\n{command}\nFLUX_EOF\nflux run {size} --exclusive bash {script}\n"
 
 
-class FluxProvider(ClusterProvider):  # type: ignore[misc]
+class FluxProvider(_Patient):
     """Blocks from Flux by ``flux batch``, ``flux jobs`` and ``flux cancel`` (flux-core's manual, RFC 36 directives).
 
     Parsl's own FluxExecutor starts every task through Flux and refuses to be constructed where Flux is missing; this
@@ -436,7 +633,7 @@ class FluxProvider(ClusterProvider):  # type: ignore[misc]
     def __init__(
         self, *, bank: str | None, queue: str | None, worker_init: str, scheduler_options: str, **common: Any
     ) -> None:
-        super().__init__("flux", **common)
+        super().__init__(label="flux", **common)
         self.bank, self.queue = bank, queue
         self.worker_init, self.scheduler_options = worker_init, scheduler_options
 
@@ -488,10 +685,6 @@ class FluxProvider(ClusterProvider):  # type: ignore[misc]
             self.resources[job_id]["status"] = JobStatus(JobState.CANCELLED)
         return [code == 0] * len(job_ids)
 
-    @property
-    def status_polling_interval(self) -> int:
-        return 60
-
 
 _FLUX_STATES: Final = {
     **dict.fromkeys(("DEPEND", "PRIORITY", "SCHED", "PENDING"), JobState.PENDING),
@@ -504,8 +697,8 @@ _FLUX_STATES: Final = {
 
 _PROVIDERS: Final[Mapping[str, type[Any]]] = {
     "local": LocalProvider,
-    "slurm": SlurmProvider,
-    "lsf": LSFProvider,
+    "slurm": Slurm,
+    "lsf": Lsf,
     "flux": FluxProvider,
 }
 

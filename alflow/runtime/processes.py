@@ -3,7 +3,8 @@
 The mark is a pair of environment variables that children inherit: the run directory, and the coordinator as
 ``pid:start time``. A process without the mark is never touched, whatever its pid. A *reaper*, a small process in a
 session of its own, holds the reading end of a pipe whose writing end only the coordinator has; the pipe closes when
-the coordinator ends in any way, SIGKILL included, and the reaper then ends what the coordinator left behind.
+the coordinator ends in any way, SIGKILL included, and the reaper then ends what the coordinator left behind, batch
+jobs too.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from typing import Any, Final
 
 import psutil
 
+from alflow.runtime import blocks, rundir
+
 RUN: Final = "ALFLOW_RUN"
 """Environment variable with the run directory a process works for."""
 COORDINATOR: Final = "ALFLOW_COORDINATOR"
@@ -31,7 +34,7 @@ GRACE_S: Final = 3.0
 
 _KEEP: Final = "SPT_NOENV"  # tells setproctitle, which Parsl uses, not to overwrite what others read the mark from
 _POLL_S: Final = 1.0
-
+_IN_ORDER: Final = b"closed"
 
 Handler = Callable[[int, FrameType | None], Any] | signal.Handlers
 
@@ -83,7 +86,9 @@ class Reaper:
                 os.environ[name] = value
         ended = end_own(self.run_dir)
         if self._process.stdin is not None:
-            self._process.stdin.close()
+            with suppress(BrokenPipeError):
+                self._process.stdin.write(_IN_ORDER)
+                self._process.stdin.close()
         try:
             self._process.wait(2 * GRACE_S)
         except subprocess.TimeoutExpired:
@@ -194,10 +199,13 @@ def _reap(run_dir: str, token: str) -> None:
     """The reaper: wait until the pipe on standard input closes, then end what is left."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    sys.stdin.buffer.read()
+    said = sys.stdin.buffer.read()
     for _ in range(3):  # a process may be starting another while we look
         if not end_own(Path(run_dir), token):
             break
+    left = blocks.names(Path(run_dir))  # before looking at the lock: so none is of a coordinator that comes next
+    if said != _IN_ORDER and not rundir.is_locked(Path(run_dir)):
+        blocks.cancel(left)
 
 
 if __name__ == "__main__":

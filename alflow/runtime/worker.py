@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import math
+import os
 import shutil
 import sys
 import time
@@ -21,17 +22,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alflow import registry
-from alflow.campaign.model import Verb
+from alflow.campaign.model import FailureKind, Verb
 from alflow.core.frames import Floats, Frames
 from alflow.core.labels import AGAIN, Cause, Labels, Verdict
 from alflow.core.rng import task_rng, task_seed
+from alflow.errors import InfrastructureError, ResourceError
 from alflow.interfaces import Code, Guide, Halt, Limits, Model, Stop
-from alflow.runtime import layout
+from alflow.runtime import lanes, layout
 from alflow.runtime.runner import failure_kind
+from alflow.spec.amend import amended
 from alflow.spec.site import Site, code_of, load_site
 from alflow.spec.workflow import Stage, Workflow, load
 from alflow.store.dataset import Dataset
-from alflow.store.files import write_json, written_whole
+from alflow.store.files import check_digest, digest, write_json, written_whole
 from alflow.store.shards import Column, Shard, read_shard, write_shard
 
 HALT_POLL_S = 0.5
@@ -69,7 +72,7 @@ def execute(task: Mapping[str, Any], root: str) -> dict[str, Any]:
 
     Returns:
         The verb's result with ``started``, ``ended`` (seconds since the epoch), or ``{"failure": kind, "detail": words,
-        "log": path}``: what a task raises never crosses a process border as an exception.
+        "log": path, "started": ...}``: what a task raises never crosses a process border as an exception.
     """
     top = Path(root)
     here = top / layout.task_dir(task["id"])
@@ -85,7 +88,11 @@ def execute(task: Mapping[str, Any], root: str) -> dict[str, Any]:
         except Exception as exc:  # noqa: BLE001  the border: a failure is data
             traceback.print_exc()
             detail = "".join(traceback.format_exception_only(exc)).strip()
-            return {"failure": failure_kind(exc), "detail": detail, "log": str(here / layout.TASK_LOG)}
+            kind = failure_kind(exc)
+            if kind is FailureKind.RESOURCE and _block_ends():
+                kind = FailureKind.HALTED
+            log_path = str(here / layout.TASK_LOG)
+            return {"failure": kind, "detail": detail, "log": log_path, "started": round(started, 3)}
         return result
 
 
@@ -99,7 +106,7 @@ def finished(root: Path, task_id: str) -> dict[str, Any] | None:
 
 
 def _do(task: Mapping[str, Any], root: Path, here: Path) -> dict[str, Any]:
-    workflow, site = _spec(str(root))
+    workflow, site = _spec(str(root), task["args"].get("amended", 0))
     context = _Context(
         task["id"], Verb(task["verb"]), root, here, workflow, site, workflow.stages[task["args"]["stage"]]
     )
@@ -107,9 +114,18 @@ def _do(task: Mapping[str, Any], root: Path, here: Path) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=2)
-def _spec(root: str) -> tuple[Workflow, Site]:
-    site = load_site(Path(root) / layout.SITE)
-    return load(Path(root) / layout.WORKFLOW), site
+def _spec(root: str, amended_so_far: int) -> tuple[Workflow, Site]:
+    """The workflow as it was amended when the task was given out, and the site."""
+    workflow, site = load(Path(root) / layout.WORKFLOW), load_site(Path(root) / layout.SITE)
+    if not amended_so_far:
+        return workflow, site
+    path = Path(root) / layout.AMENDMENTS
+    lines = path.read_text().splitlines() if path.exists() else []
+    if len(lines) < amended_so_far:
+        raise InfrastructureError(
+            f"{path} has {len(lines)} amendments on this node, {amended_so_far} are in the journal"
+        )
+    return amended(workflow, [json.loads(line) for line in lines[:amended_so_far]]), site
 
 
 @contextmanager
@@ -128,16 +144,24 @@ def _captured(log: Any) -> Iterator[None]:
 
 
 def _halt(here: Path) -> Halt:
-    """True once the coordinator has put a halt file into the task's folder; looks at most twice a second."""
+    """True once the coordinator has put a halt file into the task's folder, or the block is about to end.
+
+    Looks at most twice a second.
+    """
     flag, state = here / layout.HALT, [0.0, False]
 
     def halt() -> bool:
         now = time.monotonic()
         if not state[1] and now - state[0] >= HALT_POLL_S:
-            state[:] = [now, flag.exists()]
+            state[:] = [now, flag.exists() or _block_ends()]
         return bool(state[1])
 
     return halt
+
+
+def _block_ends() -> bool:
+    """Whether the batch job that this worker runs in has so little time left that tasks should leave what they have."""
+    return time.time() >= float(os.environ.get(lanes.DEADLINE, "inf"))
 
 
 # ---- the verbs -----------------------------------------------------------------------------------------------------
@@ -154,6 +178,8 @@ def _sample(c: _Context, args: Mapping[str, Any]) -> dict[str, Any]:
     start = c.stage.builder.build(args["count"], rng, _frames(c.root, args.get("source")))
     guide = _guide(c, args["model"]) if c.stage.sampler.needs_guide else None
     h = c.stage.sampler.run(start, guide, rng, c.here, _halt(c.here))
+    if Stop.HALTED in h.stops and _block_ends():
+        raise ResourceError("halted: the block ends; to be continued")
     columns: dict[str, Column] = {
         **h.columns,
         "origin": np.array([f"{c.id}/{i}" for i in h.origin], np.str_),
@@ -284,7 +310,7 @@ def _sorted_out(c: _Context, args: Mapping[str, Any], all_: Shard, verdicts: Seq
     ]
     paces = [verdicts[i].seconds / float(sizes[i]) ** 2 for i in found["good"] if not math.isnan(verdicts[i].seconds)]
     return {
-        **_save(c, shard.take(found["good"])),
+        **_sealed(c, _save(c, shard.take(found["good"]))),
         "again": _aside(c, "again", Shard(all_.frames, all_.columns), found["again"]),
         "aside": [
             {**_aside(c, name, replace(shard, theory=verdicts[which[0]].theory), which), "theory": name}
@@ -320,7 +346,7 @@ def _merge(c: _Context, args: Mapping[str, Any]) -> dict[str, Any]:
     data = Dataset.join(parts, c.stage.same_theory)
     path = c.root / layout.shard_path(args["stage"], int(c.id.rpartition("-")[2]))
     write_shard(path, Shard(data.frames, data.columns, data.labels, data.theory))
-    return {"path": c.relative(path), "n": len(data)}
+    return _sealed(c, {"path": c.relative(path), "n": len(data)})
 
 
 def _fit(c: _Context, args: Mapping[str, Any]) -> dict[str, Any]:
@@ -387,7 +413,7 @@ def _evaluate(c: _Context, args: Mapping[str, Any]) -> dict[str, Any]:
     def reference(frames: Frames) -> Labels:
         workdir = c.here / f"reference-{next(asked):03d}"
         workdir.mkdir(exist_ok=True)
-        return c.stage.labeler.label(frames, c.code, workdir)[0]
+        return c.stage.labeler.label(frames, c.code, workdir, Limits(halt=_halt(c.here)))[0]
 
     model = _model(str(c.root / args["model"]))
     elements = registry.read_manifest(c.root / args["model"]).elements
@@ -417,14 +443,19 @@ def _save(c: _Context, shard: Shard) -> dict[str, Any]:
     return {"path": c.relative(path), "n": len(shard.frames)}
 
 
+def _sealed(c: _Context, saved: dict[str, Any]) -> dict[str, Any]:
+    """What was saved, with the digest by which the journal knows it."""
+    return saved | {"digest": digest(c.root / saved["path"])}
+
+
 def _read(root: Path, batch: Sequence[Any]) -> Shard:
-    path, start, stop = batch
+    path, start, stop, *known = batch
+    check_digest(root / path, *known)
     return read_shard(root / path, start, stop)
 
 
 def _dataset(c: _Context, args: Mapping[str, Any]) -> Dataset:
-    shards = [(c.root / path, start, stop) for path, start, stop in args["shards"]]
-    return Dataset.open(shards, c.stage.same_theory)
+    return Dataset.join([_read(c.root, batch) for batch in args["shards"]], c.stage.same_theory)
 
 
 def _frames(root: Path, batches: Sequence[Sequence[Any]] | None) -> Frames | None:

@@ -178,8 +178,9 @@ class _Run:
         """Advance until the last trajectory has ended."""
         while len(self.alive):
             if halt():
+                self.save()  # should it be called again
                 self._end(np.arange(len(self.alive)), Stop.HALTED)
-                break
+                return self.record.harvest(atomic_masses)
             if time.monotonic() - self._saved_at >= self.part.checkpoint_s:
                 self.save()
             self.advance()

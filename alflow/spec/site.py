@@ -35,6 +35,9 @@ class Lane:
         min_blocks: blocks held even when idle.
         max_blocks: most blocks at a time.
         walltime: length of a block, ``HH:MM:SS``; hours may pass 24. A site file may say ``D-HH:MM:SS``.
+            Schedulers count whole minutes.
+        task_minutes: what a task needs to be worth starting: a block takes no task when less of its walltime is left.
+            0 keeps the last tenth, at most 15 minutes. Tasks that a block's end halts go on in the next one.
         workers_per_node: tasks a node runs at a time; 0 derives it from GPUs or cores.
         cores_per_node: physical cores of a node.
         cores_per_task: cores (threads) a task may use.
@@ -53,6 +56,7 @@ class Lane:
     min_blocks: int = 0
     max_blocks: int = 1
     walltime: str = "01:00:00"
+    task_minutes: float = 0.0
     workers_per_node: int = 0
     cores_per_node: int = 1
     cores_per_task: int = 1
@@ -261,10 +265,7 @@ def _faults(lane: Lane, where: str) -> Iterator[SpecError]:
         value = getattr(lane, key)
         if value < least:
             yield SpecError(f"{where}.{key}", f"should be at least {least}, got {value}")
-    try:
-        walltime_s(lane.walltime)
-    except SpecError as exc:
-        yield SpecError(joined(where, exc.where), exc.problem, exc.hint)
+    yield from _time_faults(lane, where)
     if lane.launcher not in _LAUNCHERS[lane.scheduler]:
         fitting = " or ".join(_LAUNCHERS[lane.scheduler])
         yield SpecError(
@@ -286,10 +287,30 @@ def _faults(lane: Lane, where: str) -> Iterator[SpecError]:
         yield SpecError(f"{where}.cores_per_node", problem, "a task runs on one node; set cores_per_node")
 
 
+def _time_faults(lane: Lane, where: str) -> Iterator[SpecError]:
+    """What cannot be in the times of a lane."""
+    try:
+        minutes = walltime_s(lane.walltime) // 60
+    except SpecError as exc:
+        yield SpecError(joined(where, exc.where), exc.problem, exc.hint)
+        return
+    if lane.scheduler == "local":
+        return
+    if minutes < 1:
+        yield SpecError(f"{where}.walltime", f"should be a minute at least, got {lane.walltime}")
+    elif lane.task_minutes > _FILLED * minutes:
+        problem = f"a task needs {lane.task_minutes:g} minutes, a block lives {minutes}: it would never take one"
+        yield SpecError(f"{where}.task_minutes", problem, f"at most {_FILLED * minutes:g}, or a longer walltime")
+
+
+_FILLED: Final = 0.8
+"""Share of its walltime that one task may need: a block also starts its workers and halts them in time."""
+
 _LEAST: Final[Mapping[str, int]] = {
     "nodes_per_block": 1,
     "min_blocks": 0,
     "max_blocks": 1,
+    "task_minutes": 0,
     "workers_per_node": 0,
     "cores_per_node": 1,
     "cores_per_task": 1,

@@ -64,7 +64,7 @@ class ToyLabeler:
 
     Attributes:
         fail_every: about one frame in so many fails, chosen by its content id; 0 for none.
-        sleep_s: seconds each label takes.
+        sleep_s: seconds each label takes; `halt` is asked meanwhile.
         slow_every: about one frame in so many takes `slow_s`, chosen by its content id; 0 for none.
         slow_s: seconds a slow frame would take; where the limit is shorter, it fails once the limit has passed.
         other_every: about one frame in so many is labelled under another theory, chosen by its content id; 0 for none.
@@ -105,7 +105,7 @@ class ToyLabeler:
             if limits.seconds is not None and takes > limits.seconds:
                 time.sleep(limits.seconds)
                 return Labels.missing(frame), Verdict.bad(Cause.TIME, f"ran out of time after {limits.seconds:g} s")
-            time.sleep(takes)
+            _sleep(takes, limits.halt, "toy: halted before a label; call again to go on")
             write_json(path, self._compute(frame, name) | {"seconds": takes})
             if self.ledger:
                 _append_line(Path(self.ledger), name)

@@ -1,6 +1,7 @@
 """What a lane amounts to."""
 
 import dataclasses
+import subprocess
 
 import pytest
 
@@ -54,10 +55,32 @@ def test_workers_are_bound_only_where_they_own_the_node_and_compute_themselves()
     assert lanes.affinity(Lane(cores_per_node=8)) == "none"
 
 
-def test_a_block_stops_taking_tasks_before_it_ends():
-    assert lanes.drain_s(Lane(scheduler="slurm", walltime="01:00:00")) == 3240
-    assert lanes.drain_s(Lane(scheduler="slurm", walltime="12:00:00")) == 12 * 3600 - 900
+def test_a_block_stops_taking_tasks_before_it_halts_them():
+    assert lanes.drain_s(Lane(scheduler="slurm", walltime="01:00:00")) == 360
+    assert lanes.drain_s(Lane(scheduler="slurm", walltime="12:00:00")) == 900
+    assert lanes.drain_s(Lane(scheduler="slurm", walltime="12:00:00", task_minutes=90)) == 5400
     assert lanes.drain_s(Lane()) is None
+    assert lanes.drain_period(Lane()) == "None"
+
+
+def test_drain_period_counts_from_the_start_of_the_pool():
+    lane = Lane(scheduler="slurm", walltime="00:20:00", task_minutes=3)
+    lines = f"{lanes.worker_init(lane)}\nsleep 2\necho {lanes.drain_period(lane)}"
+    out = subprocess.run(["bash", "-c", lines], capture_output=True, text=True, check=True).stdout
+    assert int(out) in range(1200 - 40 - 180 - 4, 1200 - 40 - 180 - 1)
+
+
+def test_blocks_halt_tasks_before_the_scheduler_ends_them():
+    margins = {w: lanes.margin_s(Lane(scheduler="slurm", walltime=w)) for w in ("00:01:00", "00:30:00", "24:00:00")}
+    assert margins == {"00:01:00": 5, "00:30:00": 60, "24:00:00": 120}
+    assert lanes.block_s(Lane(scheduler="lsf", walltime="00:02:59")) == 120  # schedulers count whole minutes
+
+
+def test_short_blocks_are_looked_at_more_often():
+    long, short = (lanes.times(Lane(scheduler="slurm", walltime=w)) for w in ("01:00:00", "00:01:00"))
+    assert long == lanes.REMOTE
+    assert short == lanes.Times(heartbeat=1, threshold=10, poll=1, status=2, idle=10.0)
+    assert lanes.times(Lane(walltime="00:01:00")) == lanes.LOCAL
 
 
 def test_worker_init_sets_threads_deadline_and_the_sites_own_lines():
@@ -66,7 +89,7 @@ def test_worker_init_sets_threads_deadline_and_the_sites_own_lines():
     )
     assert "export OMP_NUM_THREADS=3\n" in text
     assert "export NUMBA_NUM_THREADS=3\n" in text
-    assert "export ALFLOW_DEADLINE=$(( $(date +%s) + 600 ))\nmodule load x" in text
+    assert "export ALFLOW_DEADLINE=$(( $(date +%s) + 580 ))\nmodule load x" in text
     assert lanes.DEADLINE not in lanes.worker_init(Lane())
 
 

@@ -29,7 +29,7 @@ from alflow.spec.explain import Key, manual, summaries, topics, type_words
         (Annotated[float, Field(gt=0, le=0.5)], "number (> 0, <= 0.5)"),
         (Annotated[int, Field(ge=1)] | None, "whole number (>= 1) | null"),
         (Literal["auto"] | bool, "auto | true | false"),
-        (FailureKind, "infrastructure | resource | unphysical | defect"),
+        (FailureKind, "infrastructure | resource | halted | unphysical | defect"),
     ],
 )
 def test_types_are_said_in_the_words_of_yaml(hint, words):
