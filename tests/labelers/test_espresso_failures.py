@@ -73,8 +73,8 @@ def good(part, frame, code, folder, limits=None):
 
 def same(got, want, atol=1e-4):
     """Within what the threshold of self-consistency leaves open."""
-    np.testing.assert_allclose(got.energy, want.energy, atol=atol)
-    np.testing.assert_allclose(got.forces, want.forces, atol=100 * atol)
+    np.testing.assert_allclose(got.energy, want.energy, rtol=0, atol=atol)
+    np.testing.assert_allclose(got.forces, want.forces, rtol=0, atol=100 * atol)
 
 
 # ---- self-consistency ----------------------------------------------------------------------------------------------
