@@ -53,11 +53,16 @@ class FailureKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Frames start:stop of a shard file, by its path relative to the run directory."""
+    """Frames start:stop of a shard file, by its path relative to the run directory.
+
+    Attributes:
+        digest: of the whole file, see `store.files.digest`; empty where it is not to be checked.
+    """
 
     path: str
     start: int
     stop: int
+    digest: str = ""
 
     @property
     def n(self) -> int:
@@ -66,7 +71,7 @@ class Batch:
 
     def json(self) -> list[Any]:
         """As it stands in a task's args."""
-        return [self.path, self.start, self.stop]
+        return [self.path, self.start, self.stop, *([self.digest] if self.digest else [])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,8 +307,10 @@ class Loop:
     """Selected, no label task yet."""
     again: list[Again] = field(default_factory=list)
     """Ran out of time or memory, no further label task yet."""
-    labelled: list[Batch] = field(default_factory=list)
-    """Bought, not yet in a shard."""
+    labelled: dict[str, Batch] = field(default_factory=dict)
+    """Bought, not yet in a shard, by path."""
+    new: int = 0
+    """Frames in `labelled`."""
     shards: list[Batch] = field(default_factory=list)
     """Sealed shards that only this loop sees, until the next sync point."""
     model: str | None = None
@@ -377,6 +384,10 @@ class State:
     def active(self, *verbs: Verb, loop: int = 0) -> int:
         """How many tasks of these verbs this loop has open."""
         return sum(self.running[loop, v] for v in verbs)
+
+    def active_anywhere(self, *verbs: Verb) -> int:
+        """How many tasks of these verbs all loops have open."""
+        return sum(self.active(*verbs, loop=k) for k in range(len(self.loops)))
 
     def visible(self, loop: int) -> list[Batch]:
         """The sealed shards that a loop's fits see."""
@@ -476,7 +487,8 @@ def _submitted(state: State, task: Task) -> None:
             state.late_frames += batch.n
             _take_again(loop, batch)
         case Verb.MERGE:
-            loop.labelled = []
+            for path, *_ in task.args["labelled"]:
+                loop.new -= loop.labelled.pop(path).n
         case Verb.FIT:
             if loop.making is None:
                 loop.versions += 1
@@ -527,6 +539,11 @@ def _some(result: Mapping[str, Any]) -> list[Batch]:
     return [Batch(result["path"], 0, result["n"])] if result["n"] else []
 
 
+def _sealed(result: Mapping[str, Any]) -> list[Batch]:
+    """The same of labels, which must not change any more."""
+    return [Batch(result["path"], 0, result["n"], result.get("digest", ""))] if result["n"] else []
+
+
 def _built(_: State, loop: Loop, __: Task, result: Mapping[str, Any]) -> None:
     loop.queue += _some(result)
 
@@ -543,7 +560,9 @@ def _selected(_: State, loop: Loop, __: Task, result: Mapping[str, Any]) -> None
 
 
 def _labelled(state: State, loop: Loop, task: Task, result: Mapping[str, Any]) -> None:
-    loop.labelled += _some(result)
+    for batch in _sealed(result):
+        loop.labelled[batch.path] = batch
+        loop.new += batch.n
     state.bought += result["n"]
     again = result.get("again") or {"n": 0}
     if again["n"] and not state.ending:  # at the end, another, longer try is not worth keeping everything waiting
@@ -560,7 +579,7 @@ def _labelled(state: State, loop: Loop, task: Task, result: Mapping[str, Any]) -
 
 
 def _merged(_: State, loop: Loop, __: Task, result: Mapping[str, Any]) -> None:
-    loop.shards += _some(result)
+    loop.shards += _sealed(result)
 
 
 def _fitted(_: State, loop: Loop, task: Task, result: Mapping[str, Any]) -> None:

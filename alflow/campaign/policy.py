@@ -173,6 +173,10 @@ class Plan:
 
 BUILD_CHUNK: Final = 1000
 """Structures one build task makes at most."""
+MOST_OPEN: Final = 10_000
+"""Label tasks of a loop given out at most at a time; the rest waits in the queue, where it costs nothing."""
+MERGE_MOST: Final = 1000
+"""Finished label tasks that one merge task joins at most."""
 BARREN: Final = 64
 """Trajectories in a row without a candidate after which sampling on is a waste (at least two waves of them)."""
 MAX_RETRIES: Final[Mapping[FailureKind, int]] = {
@@ -259,18 +263,22 @@ def _stream(plan: Plan, p: Stream, s: State) -> Iterator[Event]:
     yield from issue.relabels(0)
     yield from issue.labels(0, p.label_batch)
     yield from issue.version(0)
-    new = sum(b.n for b in loop.labelled)
+    new = loop.new
     waiting = sum(b.n for b in loop.queue) + s.open_frames
-    selecting = sum(b.n for b in loop.pool) + sum(t.args["n"] for t in s.open.values() if t.verb is Verb.SELECT)
+    selecting = sum(b.n for b in loop.pool) + (_being_selected(s) if s.active(Verb.SELECT) else 0)
     enough = new >= p.fit_at
     if loop.model is None:
         enough = not s.active(Verb.BUILD) and new >= FIRST_QUORUM * (new + waiting)
     if new and enough and loop.making is None and not s.active(Verb.MERGE):
-        yield issue.merge(0)
+        yield from issue.merges(0)
     if sum(b.n for b in loop.pool) >= min(p.select_at, p.max_waiting) and not s.active(Verb.SELECT):
         yield issue.select(0, p.limit)
     if (loop.model is not None or not plan.guided) and waiting + selecting < p.max_waiting:
         yield from (issue.sample(0, p.batch, loop.wave + 1) for _ in range(p.sampling - s.active(Verb.SAMPLE)))
+
+
+def _being_selected(s: State) -> int:
+    return sum(t.args["n"] for t in s.open.values() if t.verb is Verb.SELECT)
 
 
 def _cycles(plan: Plan, p: Cycles, s: State) -> Iterator[Event]:
@@ -296,7 +304,7 @@ def _first_model(issue: _Issue, p: Cycles, s: State) -> Iterator[Event]:
     if loop.queue or s.active(Verb.BUILD, Verb.LABEL, Verb.MERGE):
         return
     if loop.labelled:
-        yield issue.merge(0)
+        yield from issue.merges(0)
     else:
         yield from issue.version(0)
 
@@ -318,7 +326,7 @@ def _wave(issue: _Issue, p: Cycles, s: State, k: int) -> Iterator[Event]:
     elif loop.pool:
         yield issue.select(k, p.limit)
     elif loop.labelled:
-        yield issue.merge(k)
+        yield from issue.merges(k)
     elif loop.wave - loop.synced_wave >= p.fits_per_sync:
         yield Arrived(k)
     elif loop.wave > loop.synced_wave and s.frames_visible(k) > loop.seen:
@@ -330,13 +338,13 @@ def _wave(issue: _Issue, p: Cycles, s: State, k: int) -> Iterator[Event]:
 def _wind_up(plan: Plan, s: State) -> Iterator[Event]:
     """The goal is reached: wait for labels that are being bought, fit to all, hold the model to the reference."""
     issue = _Issue(plan, s)
-    if any(t.verb in {Verb.LABEL, Verb.RELABEL} for t in s.open.values()):
+    if s.active_anywhere(Verb.LABEL, Verb.RELABEL):
         return
     for k, loop in enumerate(s.loops):
         if loop.making is not None:
             yield from issue.version(k)
         elif loop.labelled and not s.active(Verb.MERGE, loop=k):
-            yield issue.merge(k)
+            yield from issue.merges(k)
     if issue.any or s.open or any(loop.making is not None for loop in s.loops):
         return
     first = s.loops[0]
@@ -381,7 +389,7 @@ def _goal(plan: Plan, s: State) -> str:
     if until.max_labels is not None and s.bought >= until.max_labels:
         return f"max_labels: {s.bought} labels bought"
     wave = p.sampling * p.batch if isinstance(p, Stream) else p.samples
-    idle = not any(t.verb in {Verb.SELECT, Verb.LABEL} for t in s.open.values())
+    idle = not s.active_anywhere(Verb.SELECT, Verb.LABEL)
     barren = min(loop.barren for loop in s.loops)
     if idle and ((until.no_candidates and barren >= wave) or barren >= max(BARREN, 2 * wave)):
         return f"no candidates: {barren} trajectories in a row found nothing the model does not know"
@@ -434,18 +442,20 @@ class _Issue:
         return self.task(Verb.SELECT, k, pool=pool, n=n, known=known, model=loop.model, limit=limit)
 
     def labels(self, k: int, size: int) -> Iterator[Submitted]:
-        """Label tasks for what is queued, as far as the stage's budget of labels goes."""
-        cap = self.plan.until.max_labels
+        """Label tasks for what is queued, as far as the stage's budget of labels and `MOST_OPEN` go."""
+        cap, pace = self.plan.until.max_labels, self._pace(0)
+        free = MOST_OPEN - self.s.active(Verb.LABEL, loop=k)
         for batch in self.s.loops[k].queue:
             for start in range(batch.start, batch.stop, size):
                 stop = min(start + size, batch.stop)
                 if cap is not None:
                     taken = self.s.bought + self.s.open_frames + self.s.late_frames + self.buying
                     stop = min(stop, start + cap - taken)
-                if stop <= start:
+                if stop <= start or free <= 0:
                     return
                 self.buying += stop - start
-                yield self.task(Verb.LABEL, k, frames=Batch(batch.path, start, stop).json(), pace=self._pace(0))
+                free -= 1
+                yield self.task(Verb.LABEL, k, frames=Batch(batch.path, start, stop).json(), pace=pace)
 
     def relabels(self, k: int) -> Iterator[Submitted]:
         """A task for each frame that ran out of time or memory: with more, and nobody waits for it."""
@@ -464,8 +474,11 @@ class _Issue:
         more = MORE_TIME**level
         return [float(f"{patience.factor * median(paces) * more:.3g}"), patience.least_s * more]
 
-    def merge(self, k: int) -> Submitted:
-        return self.task(Verb.MERGE, k, labelled=sorted((b.json() for b in self.s.loops[k].labelled), key=str))
+    def merges(self, k: int) -> Iterator[Submitted]:
+        """Merge tasks for all that is labelled."""
+        labelled = sorted((b.json() for b in self.s.loops[k].labelled.values()), key=str)
+        for first in range(0, len(labelled), MERGE_MOST):
+            yield self.task(Verb.MERGE, k, labelled=labelled[first : first + MERGE_MOST])
 
     def version(self, k: int) -> Iterator[Event]:
         """Take the making of a model one step further: fits, then calibration."""

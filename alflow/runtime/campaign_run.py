@@ -16,16 +16,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
 
-from alflow.campaign.model import Reopened, State, fold
+from alflow.campaign.model import Amended, Event, Reopened, State, Verb, fold
 from alflow.campaign.policy import Plan
-from alflow.errors import JournalError, RunError
+from alflow.errors import DataError, InfrastructureError, JournalError, RunError
 from alflow.runtime import layout, rundir
 from alflow.runtime.coordinator import Coordinator, Watcher
-from alflow.runtime.journal import Journal
+from alflow.runtime.journal import Journal, read_lines
+from alflow.runtime.requests import AmendRequests, ask
 from alflow.runtime.runner import Runner
 from alflow.spec import shipped
-from alflow.spec.site import Site, code_of, load_site
+from alflow.spec.amend import Amendment, amended, parse
+from alflow.spec.site import Site, code_of, lane_of, load_site
 from alflow.spec.workflow import Stage, Workflow, digest, load, to_yaml
+from alflow.store.files import check_digest
 
 logger = logging.getLogger(__name__)
 STOP_WAIT_S = 60.0
@@ -59,32 +62,60 @@ def resume(run_dir: Path, make_runner: MakeRunner, watchers: Sequence[Watcher] =
     Raises:
         RunError: there is no such run, or another coordinator is at work on it.
         JournalError: the journal is damaged or of another workflow.
+        InfrastructureError: the run directory cannot be read or written; what was done is kept.
     """
     run_dir = rundir.existing(run_dir)
     site = load_site(run_dir / layout.SITE)
-    workflow = load(run_dir / layout.WORKFLOW)
-    with rundir.locked(run_dir), _stop_requests(run_dir) as stopped:
-        header = {
-            "name": workflow.name,
-            "workflow": digest(workflow),
-            "seed": workflow.seed,
-            "stages": [s.name for s in workflow.stages],
-            "versions": _versions(),
-        }
-        if (run_dir / "tasks").exists() and not (run_dir / layout.JOURNAL).exists():
-            raise JournalError(
-                f"{run_dir / layout.JOURNAL} is gone, but tasks/ holds results: restore it, or submit anew"
-            )
-        journal = Journal(run_dir / layout.JOURNAL, header, time.time())
-        try:
-            if (state := fold(journal.events)).closed is not None:
+    try:
+        with rundir.locked(run_dir), _stop_requests(run_dir) as stopped, _opened(run_dir) as (workflow, journal, state):
+            if state.closed is not None:
                 if not state.closed.failed:
                     return state
-                journal.append([Reopened()], time.time())
-                journal.events.append(Reopened())
-            return _drive(run_dir, site, workflow, journal, make_runner, watchers, stopped)
-        finally:
-            journal.close()
+                _add(journal, state, Reopened())
+            _check_shards(run_dir, state)
+            return _drive(run_dir, site, workflow, journal, state, make_runner, watchers, stopped)
+    except OSError as exc:
+        hint = f"put that right, then go on with `alflow resume {run_dir}`"
+        raise InfrastructureError(f"{run_dir}: stopped where it was: {exc}; {hint}") from exc
+
+
+@contextmanager
+def _opened(run_dir: Path) -> Iterator[tuple[Workflow, Journal, State]]:
+    """The workflow as submitted, its journal, and the state that it folds into."""
+    workflow = load(run_dir / layout.WORKFLOW)
+    header = {
+        "name": workflow.name,
+        "workflow": digest(workflow),
+        "seed": workflow.seed,
+        "stages": [s.name for s in workflow.stages],
+        "versions": _versions(),
+    }
+    if (run_dir / "tasks").exists() and not (run_dir / layout.JOURNAL).exists():
+        raise JournalError(f"{run_dir / layout.JOURNAL} is gone, but tasks/ holds results: restore it, or submit anew")
+    journal = Journal(run_dir / layout.JOURNAL, header, time.time())
+    try:
+        yield workflow, journal, fold(journal.events)
+    finally:
+        journal.close()
+
+
+def _add(journal: Journal, state: State, *events: Event) -> None:
+    journal.append(events, time.time())
+    fold(events, state)
+
+
+def _check_shards(run_dir: Path, state: State) -> None:
+    """Refuse to go on with a dataset that is not the one the journal knows.
+
+    Raises:
+        RunError: a sealed shard is gone or was changed.
+    """
+    sealed = [*state.base, *(b for loop in state.loops for b in loop.shards), *(b for s in state.archive for b in s)]
+    for batch in dict.fromkeys(sealed):
+        try:
+            check_digest(run_dir / batch.path, batch.digest)
+        except DataError as exc:
+            raise RunError(str(run_dir), f"its dataset is damaged: {exc}", "nothing was started or changed") from exc
 
 
 def _drive(
@@ -92,14 +123,21 @@ def _drive(
     site: Site,
     workflow: Workflow,
     journal: Journal,
+    state: State,
     make_runner: MakeRunner,
     watchers: Sequence[Watcher],
     stopped: Callable[[], bool],
 ) -> State:
+    def replan(amendments: Sequence[Amendment]) -> list[Plan]:
+        return plans(amended(workflow, amendments, run_dir / layout.WORKFLOW), site)
+
+    lanes = {str(verb): lane_of(site, verb) for verb in Verb}
+    requests, first = AmendRequests(run_dir, replan), replan(state.amendments)
     runner = make_runner(site, run_dir)
-    state = None
     try:
-        coordinator = Coordinator(plans(workflow, site), journal, runner, run_dir, watchers)
+        coordinator = Coordinator(
+            first, journal, runner, run_dir, watchers, lanes=lanes, requests=requests, state=state
+        )
         state = coordinator.drive(stopped)
         if state.latest is not None:
             _point_to(run_dir / layout.POTENTIAL, Path(state.latest).parent)
@@ -135,6 +173,51 @@ def stop(run_dir: Path, wait_s: float = STOP_WAIT_S) -> bool:
             return True
         time.sleep(0.2)
     return False
+
+
+def amend(run_dir: Path, words: Sequence[str], wait_s: float = STOP_WAIT_S) -> list[Amendment] | None:
+    """Change settings of a campaign, running or stopped; what was changed, or None if its coordinator did not answer.
+
+    Args:
+        run_dir: the run.
+        words: see `spec.amend.parse`.
+        wait_s: longest to wait for a coordinator that is at work.
+
+    Raises:
+        InputError: there is no such run, it is over, or a change cannot be made; then none was.
+    """
+    run_dir = rundir.existing(run_dir)
+    try:
+        with rundir.locked(run_dir), _opened(run_dir) as (workflow, journal, state):
+            wanted = _wanted(run_dir, workflow, state, words)
+            _add(journal, state, *(Amended(a["stage"], a["changes"]) for a in wanted))
+            return wanted
+    except RunError:
+        if not rundir.is_locked(run_dir):
+            raise
+    workflow, state = load(run_dir / layout.WORKFLOW), State()
+    for _, events in read_lines(run_dir / layout.JOURNAL):
+        fold(events, state)
+    wanted = _wanted(run_dir, workflow, state, words)
+    return wanted if ask(run_dir, wanted, wait_s, lambda: rundir.is_locked(run_dir)) else None
+
+
+def _wanted(run_dir: Path, workflow: Workflow, state: State, words: Sequence[str]) -> list[Amendment]:
+    """What `words` ask for, checked in full.
+
+    Raises:
+        InputError: it cannot be.
+    """
+    if state.closed is not None and not state.closed.failed:
+        raise RunError(str(run_dir), "is over: nothing of it can change", "submit another campaign")
+    now = amended(workflow, state.amendments, run_dir / layout.WORKFLOW)
+    wanted = parse(words, now, state.stage)
+    late = [key for a in wanted if a["stage"] == state.stage for key in a["changes"] if key.startswith("until.")]
+    if state.ending and late:
+        problem = f"its stage is ending already ({state.ending})"
+        raise RunError(str(run_dir), problem, f"{late[0]} would change nothing")
+    amended(now, wanted, run_dir / layout.WORKFLOW)
+    return wanted
 
 
 def plans(workflow: Workflow, site: Site) -> list[Plan]:

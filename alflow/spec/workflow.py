@@ -123,6 +123,15 @@ def load(path: str | Path, site: Site | None = None) -> Workflow:
     return workflow
 
 
+def reread(content: Mapping[str, Any], path: Path) -> Workflow:
+    """The workflow of a `Workflow.content` that was changed, checked in full; `path` is for relative paths.
+
+    Raises:
+        SpecError: with key path; a `validation.SpecErrors` if there are several mistakes.
+    """
+    return _Reader(yaml_file.Document(path, dict(content), {})).workflow()
+
+
 def digest(workflow: Workflow) -> str:
     """Sixteen hexadecimal digits of the content; comments, the order of keys and inherited defaults do not matter."""
     text = json.dumps(_canonical(workflow.content), sort_keys=True, separators=(",", ":"))

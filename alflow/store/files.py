@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from alflow.errors import DataError
+
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
@@ -41,3 +43,18 @@ def digest(path: Path) -> str:
     """SHA-256 of a file, sixteen hexadecimal digits."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()[:16]
+
+
+def check_digest(path: Path, known: str = "") -> None:
+    """Refuse a file whose content has another digest than the one that is known of it, if one is.
+
+    Raises:
+        DataError: it is another content, or no file.
+    """
+    try:
+        found = digest(path) if known else known
+    except FileNotFoundError as exc:
+        raise DataError(f"{path} is gone: restore it from a copy of the run") from exc
+    if found != known:
+        words = f"was changed after it was sealed: digest {found}, {known} in the journal"
+        raise DataError(f"{path} {words}; restore it from a copy of the run")
