@@ -73,6 +73,7 @@ class Coordinator:
         lanes: verb -> lane its tasks run in, for the ledger; empty where the runner has none.
         requests: what users ask of a campaign that runs.
         state: what the journal's events fold into, if that is known already.
+        poll_s: longest wait for a report before everything else is looked at again.
     """
 
     def __init__(
@@ -86,7 +87,9 @@ class Coordinator:
         lanes: Mapping[str, str] | None = None,
         requests: Requests | None = None,
         state: State | None = None,
+        poll_s: float = POLL_S,
     ) -> None:
+        self._poll_s = poll_s
         self._plans, self._journal, self._runner, self._root = plans, journal, runner, root
         self._watchers, self._clock, self._lanes = watchers, clock, lanes or {}
         self._requests = requests or NoRequests()
@@ -161,7 +164,7 @@ class Coordinator:
             _, task_id = heapq.heappop(self._held_back)
             if (task := self.state.open.get(task_id)) is not None:
                 self._runner.submit(_plain(task))
-        wait = POLL_S if not self._held_back else max(min(POLL_S, self._held_back[0][0] - now), 0.0)
+        wait = self._poll_s if not self._held_back else max(min(self._poll_s, self._held_back[0][0] - now), 0.0)
         for report in islice(self._runner.completed(wait), MOST_AT_ONCE):
             self._hear(report)
 
