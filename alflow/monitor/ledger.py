@@ -5,7 +5,8 @@ a coordinator that was killed held counts up to the last line it wrote. Within a
 its workers. At every moment each worker of a lane is in exactly one of these, so that they add up to what was held:
 
 busy
-    It works on a task that brings home a result, that is cancelled, or that is still out.
+    It works on a task that brings home a result, that is halted by the end of its block and goes on in another, that is
+    cancelled, or that is still out.
 failure
     It works on a try that fails or is lost; or it is free, nothing waits for it, and a failed task is held back before
     its next try.
@@ -281,7 +282,7 @@ class Ledger:
         else:
             began = min(max(event.started, out.given), t)
             lane.span("waiting", out.given, began)
-            lane.span("failed", began, t)
+            lane.span("run" if event.kind is FailureKind.HALTED else "failed", began, t)
         out.given = t
         if isinstance(event, Retried):
             out.retries[event.kind] += 1

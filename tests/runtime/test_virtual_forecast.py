@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from alflow.campaign.model import Finished, Submitted, Verb
+from alflow.campaign.model import FailureKind, Finished, Retried, Submitted, Verb
 from alflow.campaign.policy import Cycles, Patience, Plan, Rounds, Stream, Until
 from alflow.errors import RunError
 from alflow.monitor.ledger import Ledger
@@ -166,6 +166,19 @@ def test_trajectories_grow_with_the_labels_until_the_goal_is_reached():
     ]
     assert max(lengths[0]) < min(max(x) for x in lengths[-20:])
     assert all(length <= 50 for x in lengths for length in x)
+
+
+def test_tasks_that_the_end_of_their_block_halts_lose_nothing():
+    short = there(nodes=1)
+    short = replace(short, lanes={"all": replace(short.lanes["all"], walltime="00:30:00")})
+    profile = replace(EXACT, tasks={**EXACT.tasks, "label": Duration(median_s=1000.0, per="frame")})
+    found, book = run(Rounds(samples=200, initial=100), short, profile)
+    halted = [e for _, events in book.lines for e in events if isinstance(e, Retried) and e.kind is FailureKind.HALTED]
+    assert len(halted) > 20
+    assert found.failures == {}
+    (lane,) = book.ledger.books()
+    assert lane.idle_h["failure"] == 0
+    assert lane.busy_h * 4 * 3600 == pytest.approx(300 * 1000 + 200 * 5 + 2 * 40, rel=0.01)
 
 
 # ---- a run that is over ----------------------------------------------------------------------------------------------
