@@ -134,6 +134,28 @@ def stop(run: RunFolder) -> None:
 
 
 @app.command()
+def amend(
+    run: RunFolder,
+    changes: Annotated[
+        list[str],
+        typer.Argument(metavar="KEY=VALUE...", help="Such as until.max_labels=500, or STAGE.policy.sampling=8."),
+    ],
+) -> None:
+    """Change thresholds, levels, goals, gates or patience of a campaign, running or stopped."""
+    raise typer.Exit(_verb("campaign", "amend")(run, changes))
+
+
+@app.command()
+def clean(
+    run: RunFolder,
+    models: Annotated[bool, typer.Option("--models", help="Superseded model versions too.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be freed; touch nothing.")] = False,
+) -> None:
+    """Free scratch that a campaign does not need any more; resume, why, report and dataset are left whole."""
+    _verb("campaign", "clean")(run, models=models, dry_run=dry_run)
+
+
+@app.command()
 def report(run: RunFolder) -> None:
     """Write the report of a campaign, finished or not, as one HTML file."""
     _verb("campaign", "report")(run)

@@ -120,6 +120,48 @@ def stop(run_dir: Path) -> int:
     return 1
 
 
+def amend(run_dir: Path, words: list[str]) -> int:
+    """Change settings of a campaign, running or stopped; the exit status.
+
+    Raises:
+        InputError: there is no such run, it is over, or a change cannot be made; then none was.
+    """
+    from alflow.runtime import campaign_run
+    from alflow.spec.workflow import load
+
+    changed = campaign_run.amend(run_dir, words)
+    if changed is None:
+        _say(f"the coordinator of {_short(run_dir)} did not answer; nothing was changed")
+        return 1
+    names = [stage.name for stage in load(run_dir / "workflow.yaml").stages]
+    _say(*(f"{names[a['stage']]}: {key} is now {text}" for a in changed for key, text in a["changes"].items()))
+    return 0
+
+
+def clean(run_dir: Path, *, models: bool, dry_run: bool) -> None:
+    """Free what nothing needs any more; print what.
+
+    Raises:
+        RunError: no run there, or it is being run.
+    """
+    from alflow.runtime.clean import clean as free
+
+    freed = free(run_dir, models=models, dry_run=dry_run)
+    for kind, part in freed.items():
+        _say(f"  {part.files:7d} files  {_bytes(part.bytes):>9}  {kind}")
+    total = sum(part.bytes for part in freed.values())
+    words = "would be freed; nothing was touched" if dry_run else "freed"
+    _say(f"{_bytes(total)} {words}" if freed else "There is nothing to free.")
+
+
+def _bytes(n: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1000
+    return f"{n:.1f} TB"
+
+
 def report(run_dir: Path) -> None:
     """Write the report of a run; print where.
 
