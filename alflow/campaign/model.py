@@ -6,6 +6,7 @@ changed in place, so that a fold is linear in the events however many tasks are 
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -320,7 +321,7 @@ class Loop:
     versions: int = 0
     making: Version | None = None
     lengths: list[float] = field(default_factory=list)
-    """Trajectory lengths under the current model."""
+    """Trajectory lengths under the current model, from short to long."""
     barren: int = 0
     """Trajectories in a row, over all models, that ended without a candidate."""
     wave: int = 0
@@ -552,7 +553,8 @@ def _sampled(_: State, loop: Loop, task: Task, result: Mapping[str, Any]) -> Non
     loop.pool += _some(result)
     loop.barren = 0 if result["n"] else loop.barren + len(result["lengths"])
     if task.args.get("model") == loop.model:
-        loop.lengths += result["lengths"]
+        for length in result["lengths"]:
+            insort(loop.lengths, length)
 
 
 def _selected(_: State, loop: Loop, __: Task, result: Mapping[str, Any]) -> None:
