@@ -304,8 +304,14 @@ class Loop:
 
     pool: list[Batch] = field(default_factory=list)
     """Sampled, not yet selected."""
+    pooled: int = 0
+    """Frames in `pool`."""
+    selecting: int = 0
+    """Frames that open select tasks choose from."""
     queue: list[Batch] = field(default_factory=list)
     """Selected, no label task yet."""
+    queued: int = 0
+    """Frames in `queue`."""
     again: list[Again] = field(default_factory=list)
     """Ran out of time or memory, no further label task yet."""
     labelled: dict[str, Batch] = field(default_factory=dict)
@@ -478,7 +484,8 @@ def _submitted(state: State, task: Task) -> None:
         case Verb.SAMPLE:
             loop.wave = max(loop.wave, task.args.get("wave", 0))
         case Verb.SELECT:
-            loop.pool = []
+            loop.pool, loop.pooled = [], 0
+            loop.selecting += task.args["n"]
         case Verb.LABEL:
             batch = Batch(*task.args["frames"])
             state.open_frames += batch.n
@@ -508,6 +515,7 @@ def _take_from_queue(loop: Loop, taken: Batch) -> None:
         if batch.path == taken.path and batch.start == taken.start:
             rest = Batch(batch.path, taken.stop, batch.stop)
             loop.queue[i : i + 1] = [rest] if rest.n else []
+            loop.queued -= taken.n
             return
     raise JournalError(f"a label task took {taken}, which is not queued")
 
@@ -533,6 +541,8 @@ def _close(state: State, task_id: str) -> Task:
         state.open_frames -= Batch(*task.args["frames"]).n
     elif task.verb is Verb.RELABEL:
         state.late_frames -= Batch(*task.args["frames"]).n
+    elif task.verb is Verb.SELECT:
+        state.loops[task.loop].selecting -= task.args["n"]
     return task
 
 
@@ -547,10 +557,12 @@ def _sealed(result: Mapping[str, Any]) -> list[Batch]:
 
 def _built(_: State, loop: Loop, __: Task, result: Mapping[str, Any]) -> None:
     loop.queue += _some(result)
+    loop.queued += result["n"]
 
 
 def _sampled(_: State, loop: Loop, task: Task, result: Mapping[str, Any]) -> None:
     loop.pool += _some(result)
+    loop.pooled += result["n"]
     loop.barren = 0 if result["n"] else loop.barren + len(result["lengths"])
     if task.args.get("model") == loop.model:
         for length in result["lengths"]:
@@ -559,6 +571,7 @@ def _sampled(_: State, loop: Loop, task: Task, result: Mapping[str, Any]) -> Non
 
 def _selected(_: State, loop: Loop, __: Task, result: Mapping[str, Any]) -> None:
     loop.queue += _some(result)
+    loop.queued += result["n"]
 
 
 def _labelled(state: State, loop: Loop, task: Task, result: Mapping[str, Any]) -> None:

@@ -264,21 +264,16 @@ def _stream(plan: Plan, p: Stream, s: State) -> Iterator[Event]:
     yield from issue.labels(0, p.label_batch)
     yield from issue.version(0)
     new = loop.new
-    waiting = sum(b.n for b in loop.queue) + s.open_frames
-    selecting = sum(b.n for b in loop.pool) + (_being_selected(s) if s.active(Verb.SELECT) else 0)
+    waiting = loop.queued + s.open_frames
     enough = new >= p.fit_at
     if loop.model is None:
         enough = not s.active(Verb.BUILD) and new >= FIRST_QUORUM * (new + waiting)
     if new and enough and loop.making is None and not s.active(Verb.MERGE):
         yield from issue.merges(0)
-    if sum(b.n for b in loop.pool) >= min(p.select_at, p.max_waiting) and not s.active(Verb.SELECT):
+    if loop.pooled >= min(p.select_at, p.max_waiting) and not s.active(Verb.SELECT):
         yield issue.select(0, p.limit)
-    if (loop.model is not None or not plan.guided) and waiting + selecting < p.max_waiting:
+    if (loop.model is not None or not plan.guided) and waiting + loop.pooled + loop.selecting < p.max_waiting:
         yield from (issue.sample(0, p.batch, loop.wave + 1) for _ in range(p.sampling - s.active(Verb.SAMPLE)))
-
-
-def _being_selected(s: State) -> int:
-    return sum(t.args["n"] for t in s.open.values() if t.verb is Verb.SELECT)
 
 
 def _cycles(plan: Plan, p: Cycles, s: State) -> Iterator[Event]:
@@ -444,8 +439,7 @@ class _Issue:
         loop = self.s.loops[k]
         pool = sorted((b.json() for b in loop.pool), key=str)
         known = [b.json() for b in self.s.visible(k)]
-        n = sum(b.n for b in loop.pool)
-        return self.task(Verb.SELECT, k, pool=pool, n=n, known=known, model=loop.model, limit=limit)
+        return self.task(Verb.SELECT, k, pool=pool, n=loop.pooled, known=known, model=loop.model, limit=limit)
 
     def labels(self, k: int, size: int) -> Iterator[Submitted]:
         """Label tasks for what is queued, as far as the stage's budget of labels and `MOST_OPEN` go."""
