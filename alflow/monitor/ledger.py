@@ -247,7 +247,10 @@ class Ledger:
             self._waits.append((t, waits))
 
     def _lane(self, task: Task) -> _Lane:
-        return self._lanes.setdefault(self._of.get(task.verb, ""), _Lane())
+        name = self._of.get(task.verb, "")
+        if name not in self._lanes:
+            self._lanes[name] = _Lane()
+        return self._lanes[name]
 
     def _close(self, t: float, task_id: str) -> _Out | None:
         out = self._out.pop(task_id, None)
