@@ -13,7 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
+
+from pydantic import ConfigDict
 
 from alflow.campaign.model import FailureKind, Verb
 from alflow.errors import InputError, SpecError
@@ -21,6 +23,7 @@ from alflow.spec import yaml_file
 from alflow.validation import raise_all, validate
 
 _INVERSE: Final = NormalDist().inv_cdf
+_STRICT: Final = ConfigDict(extra="forbid")
 _WORDS: Final = struct.Struct("<8Q")
 
 
@@ -58,6 +61,8 @@ class Duration:
         base_s: seconds a task takes besides.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
     median_s: float = 0.0
     sigma: float = 0.0
     values_s: tuple[float, ...] = ()
@@ -80,6 +85,8 @@ class Stragglers:
         factor: how many times longer it takes.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
     probability: float = 0.0
     factor: float = 20.0
 
@@ -92,6 +99,8 @@ class Failures:
         infrastructure, resource, defect: probability of a try of a task to fail so.
         unphysical: probability of a structure's label to fail for good, such as a calculation that does not converge.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     infrastructure: float = 0.0
     resource: float = 0.0
@@ -115,6 +124,8 @@ class Learning:
         exploded: part of the trajectories that end early without one.
         atoms: of a structure; only its product with ``patience`` matters.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     labels: tuple[int, int] = (400, 6000)
     length: tuple[float, float] = (2.0, 250.0)
@@ -145,6 +156,8 @@ class Profile:
             others are lost with it.
         learning: what tasks bring home.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     tasks: Mapping[str, Duration] = field(default_factory=_usual)
     stragglers: Stragglers = field(default_factory=Stragglers)

@@ -175,7 +175,7 @@ class World:
             else:
                 good += 1
                 paces.append(takes / learning.atoms**2)
-        again = {"path": f"{layout.task_dir(task.id).as_posix()}/again.h5", "n": len(slow)}
+        again = {"path": f"{task.id}/again.h5", "n": len(slow)}
         if slow:
             self._slow[str(again["path"])] = slow
         result = {"path": _frames(task), "n": good, "again": again, "aside": [], "failures": failures}
@@ -196,7 +196,7 @@ def _limit(task: Task, atoms: float) -> float:
 
 
 def _frames(task: Task) -> str:
-    return f"{layout.task_dir(task.id).as_posix()}/{layout.FRAMES}"
+    return f"{task.id}/{layout.FRAMES}"
 
 
 def _result(task: Task) -> dict[str, Any]:
