@@ -349,15 +349,17 @@ class Pools(HighThroughputExecutor):  # type: ignore[misc]  # Parsl's class is u
             return
         self._looked = time.monotonic()
         pools = [pool for pool in self.connected_managers() if pool["active"]]
-        trouble = self.wait.trouble or getattr(self.provider, "complaint", "")
+        workers = sum(pool["worker_count"] for pool in pools)
+        wanted = self.outstanding() > workers  # else more blocks are not missed
+        trouble = (self.wait.trouble if wanted else "") or getattr(self.provider, "complaint", "")
         self.capacity = Capacity(
             nodes=len(pools) * self.nodes_per_pool,
-            workers=sum(pool["worker_count"] for pool in pools),
+            workers=workers,
             pending_blocks=sum(s.state is JobState.PENDING for s in self._status.values()),
             trouble=trouble,
         )
         if trouble != self._said:
-            logger.warning("lane %s: %s", self.label, trouble or "the scheduler answers again")
+            logger.warning("lane %s: %s", self.label, trouble or "all is well again")
             self._said = trouble
 
     def connected_blocks(self) -> list[str]:

@@ -32,7 +32,6 @@ PARTITION: Final = "main"
 CLOSED: Final = "closed"
 """Partition that takes jobs and starts none."""
 
-_SBIN: Final = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 _CONF: Final = """\
 ClusterName=alflow
 SlurmctldHost={host}(127.0.0.1)
@@ -69,9 +68,14 @@ PartitionName={closed} Nodes=ALL MaxTime=INFINITE State=DOWN
 """
 
 
+def _path() -> str:
+    """Where daemons are, too."""
+    return os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+
+
 def missing_programs() -> tuple[str, ...]:
     """Which of `PROGRAMS` are not installed."""
-    return tuple(name for name in PROGRAMS if shutil.which(name, path=_SBIN) is None)
+    return tuple(name for name in PROGRAMS if shutil.which(name, path=_path()) is None)
 
 
 class Slurm:
@@ -183,7 +187,7 @@ class Slurm:
             words,
             capture_output=True,
             text=True,
-            env={**os.environ, "PATH": _SBIN, **self.env},
+            env={**os.environ, "PATH": _path(), **self.env},
             check=False,
             timeout=60,
         )
@@ -203,14 +207,14 @@ class Slurm:
         return {job: name for job, _, name in (line.partition(" ") for line in lines)}
 
     def _spawn(self, name: str, words: Sequence[str]) -> None:
-        program = shutil.which(words[0], path=_SBIN) or words[0]
+        program = shutil.which(words[0], path=_path()) or words[0]
         with (self.folder / f"{name}.out").open("ab") as out:
             self._daemons[name] = subprocess.Popen(
                 [program, *words[1:]],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
-                env={**os.environ, "PATH": _SBIN, **self.env},
+                env={**os.environ, "PATH": _path(), **self.env},
                 start_new_session=True,
             )
 
