@@ -89,6 +89,33 @@ def check(
 
 
 @app.command()
+def plan(
+    workflow: Annotated[
+        list[str] | None, typer.Argument(metavar="[WORKFLOW]...", help="Workflow files, or names of shipped ones.")
+    ] = None,
+    site: Annotated[
+        list[str] | None, typer.Option("--site", "-s", metavar="SITE", help="A site; several are compared.")
+    ] = None,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option("--policy", metavar="KIND", help="In place of each stage's; several are compared."),
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", metavar="FILE", help="Durations, failures and queues, as YAML.")
+    ] = None,
+    run: Annotated[  # noqa: A002,RUF100  # a run directory
+        Path | None, typer.Option("--from", metavar="RUN", help="Measure durations and failures in a finished run.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of all chance.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Forecast campaigns in virtual time: how long, how many node-hours, how much idle and why. Runs nothing."""
+    _verb("plan", "plan")(
+        workflow or [], site or [], model=model, run=run, policies=policy or [], seed=seed, as_json=json
+    )
+
+
+@app.command()
 def submit(
     workflow: WorkflowFile,
     site: SiteFile = "laptop",
