@@ -140,6 +140,12 @@ class Slurm:
         """End slurmctld in order; jobs go on."""
         self._end("slurmctld")
 
+    def kill_daemon(self, node: str) -> None:
+        """The slurmd of a node is killed; the jobs on the node go on."""
+        daemon = self._daemons.pop(node)
+        daemon.kill()
+        daemon.wait()
+
     def kill_node(self, node: str) -> None:
         """A node that loses power: its slurmd and all that runs on it are killed at once."""
         daemon = psutil.Process(self._daemons[node].pid)

@@ -188,7 +188,6 @@ def test_halting_brings_home_what_was_selected(tmp_path):
     assert harvest.stops == (Stop.HALTED,) * 2
     assert harvest.lengths == pytest.approx([0.005, 0.005])
     assert harvest.columns["time_ps"] == pytest.approx([0.002, 0.002])
-    assert not list(tmp_path.iterdir())
 
 
 def test_scores_are_asked_for_when_due():
@@ -365,6 +364,21 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     same_harvest(harvest, whole)
     assert len(model.seen) < 311  # it did not begin again
     assert not checkpoint.exists()
+
+
+def test_a_halted_run_goes_on_where_it_was(tmp_path):
+    def after(n):
+        asked = iter(range(10**6))
+        return lambda: next(asked) == n
+
+    whole = run(LONG, long_start(), Exact(slow_score), select=3, stop=10)
+    for n in (0, 60, 1, 90):
+        harvest = run(LONG, long_start(), Exact(slow_score), select=3, stop=10, workdir=tmp_path, halt=after(n))
+        assert Stop.HALTED in harvest.stops
+    model = Exact(slow_score)
+    same_harvest(run(LONG, long_start(), model, select=3, stop=10, workdir=tmp_path), whole)
+    assert len(model.seen) < 311 - 150 + 5
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_checkpoint_of_another_run_is_not_taken(tmp_path):
