@@ -11,11 +11,15 @@ import sys
 import time
 import urllib.request
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import parsl
 import psutil
 import pytest
+from parsl.executors import HighThroughputExecutor
+from parsl.jobs.states import JobState, JobStatus
+from parsl.providers.errors import SubmitException
 
 from alflow.campaign.model import FailureKind
 from alflow.errors import InputError, RunError, SpecError
@@ -323,6 +327,103 @@ def test_what_a_scheduler_does_not_know_is_refused(lane, place, tmp_path):
 def test_address_of_an_interface_is_found(tmp_path):
     (pools,) = parsl_config(only(Lane(scheduler="slurm", address="lo")), tmp_path).executors
     assert pools.address == "127.0.0.1"
+
+
+@pytest.fixture
+def pools(tmp_path, monkeypatch):
+    """A lane that is not started, whose clock stands, and whose scheduler says what `refusing` says."""
+    (lane,) = parsl_config(only(replace(SLURM, address="10.1.1.1")), tmp_path).executors
+    now = [0.0]
+    monkeypatch.setattr(parsl_runner.time, "monotonic", lambda: now[0])
+    lane.run_dir, lane.worker_port, lane.now, lane.refusing, lane.asked = str(tmp_path), 1, now, "", []
+
+    def submit(command, tasks_per_node, job_name):
+        lane.asked.append(job_name)
+        if lane.refusing:
+            raise SubmitException(job_name, "no", stderr=f"sbatch: error: first\n{lane.refusing}\n")
+        return str(len(lane.asked))
+
+    lane.provider.submit = submit
+    lane._get_launch_command = lambda block: "true"
+    return lane
+
+
+def test_a_refused_lane_asks_ever_more_seldom_and_never_fails(pools):
+    pools.refusing = "sbatch: error: Invalid partition"
+    times = []
+    for pools.now[0] in range(3000):
+        before = len(pools.asked)
+        pools.scale_out_facade(3)
+        pools.handle_errors(pools.status_facade)
+        times += [pools.now[0]] * (len(pools.asked) - before)
+    assert times == [0, 5, 15, 35, 75, 155, 315, 635, 1275, 2175]
+    assert pools.wait.trouble == "no blocks: sbatch: error: Invalid partition (failures in a row: 10)"
+    assert pools.status_facade == {}
+    assert not pools.bad_state_is_set
+    pools.refusing, pools.now[0] = "", 4000.0
+    assert len(pools.scale_out_facade(3)) == 3
+    assert pools.wait == parsl_runner.Wait()
+
+
+def dead(block):
+    return JobStatus(JobState.MISSING, message=f"block {block}")
+
+
+def test_a_lane_whose_workers_never_report_is_given_up_with_the_reason(pools):
+    status = {}
+    for n in range(3):
+        assert not pools.bad_state_is_set
+        pools.now[0] += 1000.0
+        (block,) = pools.scale_out_facade(1)
+        status[block] = JobStatus(JobState.MISSING, message=f"line\nno module named x{n}")
+        pools.handle_errors(status)
+        pools.handle_errors(status)  # counted once
+    assert pools.bad_state_is_set
+    assert "batch job 3 ended before a worker reported: no module named x2" in str(pools.executor_exception)
+
+
+def test_a_lane_that_has_worked_is_not_given_up(pools, monkeypatch):
+    monkeypatch.setattr(HighThroughputExecutor, "connected_blocks", lambda self: ["0"])
+    pools.scale_out_facade(1)
+    pools.connected_blocks()
+    status = {}
+    for _ in range(8):
+        pools.now[0] += 1000.0
+        assert len(pools.scale_out_facade(3)) == (1 if status else 3)  # one at a time until a worker reports
+        status |= {block: dead(block) for block in pools.blocks_to_job_id if block != "0"}
+        pools.handle_errors(status)
+    assert not pools.bad_state_is_set
+    assert "ended before a worker reported" in pools.wait.trouble
+    monkeypatch.setattr(HighThroughputExecutor, "connected_blocks", lambda self: ["0", "99"])
+    pools.connected_blocks()
+    assert pools.wait == parsl_runner.Wait()
+
+
+def test_what_squeue_says_of_a_job_that_is_no_more(tmp_path, monkeypatch):
+    answers = {
+        "squeue -j 7": (1, "", "slurm_load_jobs error: Invalid job id specified"),
+        "squeue -j 8": (1, "", "slurm_load_jobs error: Unable to contact slurm controller"),
+        "squeue -j 9": (0, "9 R", ""),
+    }
+    monkeypatch.setattr("parsl.providers.cluster_provider.execute_wait", lambda cmd, timeout: answers[cmd])
+    (lane,) = parsl_config(only(replace(SLURM, address="10.1.1.1")), tmp_path).executors
+    ask = lane.provider.execute_wait
+    assert ask("squeue -j 7") == (0, "", "slurm_load_jobs error: Invalid job id specified")
+    assert lane.provider.complaint == ""
+    assert ask("squeue -j 8")[0] == 1
+    assert "does not answer: slurm_load_jobs error: Unable to contact" in lane.provider.complaint
+    assert ask("squeue -j 9")[0] == 0
+    assert lane.provider.complaint == ""
+    assert lane.status_polling_interval == 60
+
+
+def test_a_command_that_hangs_has_failed(tmp_path, monkeypatch):
+    def hang(cmd, timeout):
+        raise subprocess.TimeoutExpired(cmd, timeout)
+
+    monkeypatch.setattr("parsl.providers.cluster_provider.execute_wait", hang)
+    (lane,) = parsl_config(only(LSF), tmp_path).executors
+    assert lane.provider.execute_wait("bsub < x") == (1, "", "bsub does not answer")
 
 
 def test_scale_in_spares_blocks_that_wait_or_work(tmp_path):

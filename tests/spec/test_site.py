@@ -74,6 +74,16 @@ def test_what_is_no_walltime(read, text):
     assert "HH:MM:SS" in error.hint
 
 
+def test_a_block_that_could_never_take_a_task_is_refused(read):
+    lane = {"scheduler": "slurm", "walltime": "01:00:00", "task_minutes": 50}
+    error = refusal(read, {"site": "x", "lanes": {**LANES, "label": lane}})
+    assert error.where.endswith("lanes.label.task_minutes")
+    assert "50 minutes, a block lives 60" in error.problem
+    assert read({"site": "x", "lanes": {**LANES, "label": {**lane, "task_minutes": 40}}})
+    error = refusal(read, {"site": "x", "lanes": {**LANES, "label": {**lane, "walltime": "00:00:30"}}})
+    assert "a minute at least" in error.problem
+
+
 @pytest.mark.parametrize(
     ("lane", "key", "words"),
     [
