@@ -128,6 +128,7 @@ class ParslRunner:
     def completed(self, timeout_s: float) -> Iterator[Report]:
         deadline = time.monotonic() + timeout_s
         first = None
+        self._check_interchanges()
         while first is None and (left := deadline - time.monotonic()) > 0:
             try:
                 first = self._ended.get(timeout=min(left, 1.0))
@@ -186,11 +187,21 @@ class ParslRunner:
             self._ended.put(Report.failed(task_id, _without_ways(exc), failure_kind(exc)))
 
     def _check_interchanges(self) -> None:
-        """Parsl does not notice when an interchange is killed; its tasks would be waited for without end."""
+        """Parsl does not notice when an interchange is killed; its tasks would be waited for without end.
+
+        Nor can it start another: every task of the lane would fail from now on, and labels be given up for it. So the
+        coordinator ends where it is; the next one starts Parsl anew.
+
+        Raises:
+            InfrastructureError: an interchange has ended.
+        """
         for executor in self._kernel.executors.values() if self._kernel is not None else ():
-            if _is_lost(executor) and not executor.bad_state_is_set:
-                lost = InfrastructureError(f"lane {executor.label}: Parsl's interchange ended unexpectedly")
-                executor.set_bad_state_and_fail_all(lost)
+            if _is_lost(executor):
+                problem = f"lane {executor.label}: Parsl's interchange ended unexpectedly"
+                lost = InfrastructureError(f"{problem}; go on with `alflow resume {self._root}`")
+                if not executor.bad_state_is_set:
+                    executor.set_bad_state_and_fail_all(lost)
+                raise lost
 
 
 def _is_lost(executor: Any) -> bool:
