@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import json
 import os
 import signal
@@ -19,8 +20,10 @@ import pytest
 from alflow.campaign.model import FailureKind, Retried
 from alflow.runtime import campaign_run, layout, rundir
 from alflow.runtime.journal import read_lines
+from alflow.runtime.parsl_runner import ParslRunner
 from alflow.runtime.runner import InlineRunner
 from alflow.runtime.worker import execute
+from alflow.spec.site import Lane, Site
 from alflow.store.dataset import Dataset
 from alflow.testing import slurm as bed
 
@@ -147,8 +150,8 @@ def test_walltimes_end_in_the_middle_of_tasks(slurm, tmp_path):
         "label": "walltime: '00:01:00', nodes_per_block: 2, cores_per_node: 1",
         "fit": "walltime: '00:01:00', cores_per_node: 1",
     }
-    settings = {"members": 8, "initial": 12, "label_batch": 6}
-    run = prepared(tmp_path / "slurm", lanes, fit_s=8.0, label_s=9.0, **settings)
+    settings = {"members": 5, "initial": 8, "label_batch": 4}
+    run = prepared(tmp_path / "slurm", lanes, fit_s=12.0, label_s=14.0, **settings)
     with coordinator(run) as process:
         assert process.wait(480) == 0, told(run)
     wait_for(lambda: nothing_is_left(slurm, run), 20.0)
@@ -158,6 +161,38 @@ def test_walltimes_end_in_the_middle_of_tasks(slurm, tmp_path):
     assert again["label", FailureKind.HALTED] >= 1
     assert set(again) <= {("fit", FailureKind.HALTED), ("label", FailureKind.HALTED)}, "blocks ended under tasks"
     assert digest(run) == undisturbed(tmp_path / "here", label_s=0.0, **settings)
+
+
+def test_no_task_starts_that_its_block_cannot_finish(slurm, tmp_path, monkeypatch):
+    """A block of 55 seconds before it halts its tasks, each of which needs 24: it takes none after the 31st second."""
+    monkeypatch.syspath_prepend(str(HERE))
+    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    lane = Lane(
+        scheduler="slurm",
+        launcher="srun",
+        address="127.0.0.1",
+        walltime="00:01:00",
+        task_minutes=0.4,
+        workers_per_node=1,
+    )
+    shares = dict.fromkeys(("sample", "label", "fit"), "one")
+    site = Site(name="bed", lanes={"one": lane}, shares=shares, monitoring=False)
+    runner = ParslRunner(importlib.import_module("worker_apps").work, site, tmp_path / "run")
+    reports, ends = [], []
+    try:
+        for n in range(4):
+            runner.submit({"id": f"t{n}", "verb": "label", "args": {"sleep": 12}})
+        (first,) = wait_for(lambda: slurm.jobs("RUNNING"), 30.0)
+        began = time.monotonic()
+        while len(reports) < 4:
+            reports += runner.completed(1.0)
+            ends += [time.monotonic() - began] * (first not in slurm.jobs() and not ends)
+            assert time.monotonic() < began + 150.0
+    finally:
+        runner.close(now=True)
+    assert all(report.failure is None for report in reports), reports
+    assert 12 < ends[0] < 55, "drained, the block ends before its time"
+    assert len({report.result["pid"] for report in reports}) == 2
 
 
 def test_blocks_follow_the_backlog_through_every_disturbance(slurm, tmp_path):
@@ -210,7 +245,8 @@ def test_a_job_that_stays_in_the_queue(slurm, tmp_path):
     wait_for(lambda: nothing_is_left(slurm, run), 20.0)
 
 
-SCRIPT = Path(__file__).parents[2] / "slurm" / "coordinator.sbatch"
+HERE = Path(__file__).parent
+SCRIPT = HERE.parents[1] / "slurm" / "coordinator.sbatch"
 
 
 def generations(slurm, folder: Path, run: Path, **env: str) -> list[str]:
