@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from alflow.campaign.model import (
+    Amended,
     Broken,
     Cancelled,
     Closed,
@@ -17,6 +18,7 @@ from alflow.campaign.model import (
     Failed,
     Finished,
     Reopened,
+    Resources,
     Retried,
     StageDone,
     Submitted,
@@ -25,6 +27,8 @@ from alflow.campaign.model import (
 from alflow.errors import RunError
 from alflow.runtime import layout
 from alflow.runtime.journal import read_lines
+
+_LABELS: Final = frozenset({Verb.LABEL, Verb.RELABEL})
 
 
 @dataclass(slots=True)
@@ -146,6 +150,7 @@ class History:
     """Everything a journal says, folded once; feed it decision by decision with `add`.
 
     Attributes:
+        whole: keep tasks that are over; without, those of labels are dropped, which are nearly all.
         header: the journal's first line.
         started, last: times of its first and last line, seconds since the epoch; 0 before the first.
         tasks: by id, in the order of submission.
@@ -162,8 +167,13 @@ class History:
         stages_done: stage -> (time, reason).
         ending: why the current stage is winding up, or empty.
         closed: the event that closed the campaign, or None.
+        amendments: time, stage and changes of each amendment.
+        first_label: when the first label task was given out, or None.
+        repeated: tries that were repeated.
+        trouble: lane -> why it gets no nodes, in the scheduler's words.
     """
 
+    whole: bool = True
     header: Mapping[str, Any] = field(default_factory=dict)
     started: float = 0.0
     last: float = 0.0
@@ -181,10 +191,16 @@ class History:
     stages_done: dict[int, tuple[float, str]] = field(default_factory=dict)
     ending: str = ""
     closed: Closed | None = None
+    amendments: list[tuple[float, int, Mapping[str, str]]] = field(default_factory=list)
+    first_label: float | None = None
+    repeated: int = 0
+    trouble: dict[str, str] = field(default_factory=dict)
 
     @staticmethod
-    def read(run_dir: Path) -> History:
-        """The history of a run, finished or not.
+    def read(
+        run_dir: Path, *, whole: bool = True, also: Callable[[float, Sequence[Event]], None] | None = None
+    ) -> History:
+        """The history of a run, finished or not; see `whole` above. `also` is told every decision and its time.
 
         Raises:
             RunError: there is no run.
@@ -192,12 +208,15 @@ class History:
         """
         if not (run_dir / layout.WORKFLOW).is_file() and not (run_dir / layout.JOURNAL).is_file():
             raise RunError(str(run_dir), "is no run directory of alflow", "`alflow submit WORKFLOW` makes one")
-        history = History()
+        history = History(whole=whole)
         if not (run_dir / layout.JOURNAL).is_file():
             return history
         history.header = read_header(run_dir)
         for record, events in read_lines(run_dir / layout.JOURNAL):
-            history.add(float(record.get("t", history.last)), events)
+            t = float(record.get("t", history.last))
+            history.add(t, events)
+            if also is not None:
+                also(t, events)
         return history
 
     def add(self, t: float, events: Sequence[Event]) -> None:
@@ -212,6 +231,8 @@ class History:
             case Submitted(task):
                 self.tasks[task.id] = TaskRecord(task.id, task.verb, task.args, t)
                 self.counts.setdefault(str(task.verb), Counter())["open"] += 1
+                if task.verb is Verb.LABEL and self.first_label is None:
+                    self.first_label = t
                 if task.verb is Verb.RELABEL:
                     self.waiting -= self.tasks[task.id].frames
             case Finished(task_id, result):
@@ -221,11 +242,17 @@ class History:
                 self._end(t, task_id, "failed", {})
             case Retried(task_id, kind, detail, log):
                 self._fail(t, task_id, kind, detail, log, retried=True)
+                self.repeated += 1
             case Broken(task_id, kind, detail, log):
                 verb = str(self.tasks[task_id].verb) if task_id in self.tasks else ""
                 self.failures.append(Failure(t, task_id, verb, str(kind), detail, log, retried=False))
             case Reopened():
                 self.closed = None
+            case Amended(stage, changes):
+                self.amendments.append((t, stage, changes))
+            case Resources(lanes):
+                for lane, held in lanes.items():
+                    self.trouble[lane] = str(held.get("trouble", ""))
             case Cancelled(task_id):
                 self._end(t, task_id, "cancelled", {})
             case Ending(reason):
@@ -245,9 +272,11 @@ class History:
         counts[task.outcome] -= 1
         counts[outcome] += 1
         task.ended, task.outcome, task.result = t, outcome, result
+        if not self.whole and task.verb in _LABELS:
+            del self.tasks[task_id]
         if outcome == "cancelled":
             return
-        if outcome == "finished" and task.verb in {Verb.LABEL, Verb.RELABEL}:
+        if outcome == "finished" and task.verb in _LABELS:
             self._labelled(t, task)
         elif outcome == "finished" and task.verb is Verb.CALIBRATE:
             self.models.append(_model_point(t, task))
@@ -278,7 +307,9 @@ class History:
             self._label_failed("time or memory", frames, "the stage ended before another try", "", "")
 
     def _count(self, t: float, bought: int, failed: int) -> None:
-        _, n, m = self.labels[-1] if self.labels else (t, 0, 0)
+        last, n, m = self.labels[-1] if self.labels else (-1.0, 0, 0)
+        if last == t:
+            self.labels.pop()
         self.labels.append((t, n + bought, m + failed))
 
     def _label_failed(self, cause: str, frames: int, reason: str, log: str, example: str) -> None:
@@ -291,7 +322,7 @@ class History:
         task = self.tasks.get(task_id)
         verb = str(task.verb) if task is not None else ""
         self.failures.append(Failure(t, task_id, verb, str(kind), detail, log, retried))
-        if task is not None and task.verb in {Verb.LABEL, Verb.RELABEL} and not retried:
+        if task is not None and task.verb in _LABELS and not retried:
             self._count(t, 0, task.frames)
             self._label_failed(f"task failed ({kind})", task.frames, detail, log, task_id)
 

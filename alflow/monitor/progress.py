@@ -51,7 +51,7 @@ class Progress:
         self._run_dir, self._console, self._clock = run_dir, console, clock
         self._heartbeat_s, self._said = heartbeat_s, clock()
         self._lock = RLock()  # the display draws from a thread of its own
-        self._history = History()
+        self._history = History(whole=False)
         self._live: Live | None = None
         self._broken = False
         self._status: Status | None = None
@@ -86,7 +86,7 @@ class Progress:
         from rich.console import Console
         from rich.live import Live
 
-        self._history = History.read(self._run_dir)
+        self._history = History.read(self._run_dir, whole=False)
         self._console = self._console or Console()
         if self._console.is_terminal:
             self._live = Live(

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
+from alflow.monitor.accounts import sections as sections_of_ledger
 from alflow.monitor.history import History
+from alflow.monitor.ledger import Ledger
 from alflow.monitor.plots import Plot, all_plots
-from alflow.monitor.status import Status, duration, errors_text, summary
+from alflow.monitor.status import Status, duration, errors_text, stages_of, summary
 from alflow.monitor.table import Section, sections
 from alflow.runtime import layout, rundir
 from alflow.store.files import write_text
@@ -28,16 +29,18 @@ def write_report(run_dir: Path) -> Path:
         RunError: there is no run.
         JournalError: its journal is damaged.
     """
-    history = History.read(run_dir)
-    stand = summary(history, run_dir, running=rundir.is_locked(run_dir), now=time.time())
+    ledger, running = Ledger(), rundir.is_locked(run_dir)
+    history, now = History.read(run_dir, whole=False, also=ledger.add), time.time()
+    stand = summary(history, run_dir, running=running, now=now)
     path = run_dir / NAME
-    write_text(path, page(history, stand, run_dir))
+    accounts = sections_of_ledger(ledger, history, now if running else None)
+    write_text(path, page(history, stand, run_dir, accounts))
     return path
 
 
-def page(history: History, stand: Status, run_dir: Path) -> str:
+def page(history: History, stand: Status, run_dir: Path, accounts: list[Section]) -> str:
     """The whole HTML text."""
-    plots = all_plots(history, thresholds(run_dir))
+    plots = all_plots(history, thresholds(run_dir, history))
     over_time, judged = plots[:6], plots[6:]
     parts = [
         _head(history, stand),
@@ -45,23 +48,21 @@ def page(history: History, stand: Status, run_dir: Path) -> str:
         _tables(sections(history)[1:]),  # the tiles say what the campaign bought
         _figures("Model against reference", judged),
         _figures("The campaign", over_time),
+        _tables(accounts),
         _failures(history),
         _workflow(run_dir),
+        _amendments(history),
         _versions(history),
     ]
     return _PAGE.format(title=escape(stand.name), style=_STYLE, body="\n".join(p for p in parts if p))
 
 
-def thresholds(run_dir: Path) -> dict[int, tuple[float, float]]:
-    """Stage -> (select, stop) of the run's workflow, as far as they can be read."""
+def thresholds(run_dir: Path, history: History) -> dict[int, tuple[float, float]]:
+    """Stage -> (select, stop) of the run's workflow as it is amended, as far as they can be read."""
     found = {}
-    try:
-        stages = yaml.safe_load((run_dir / layout.WORKFLOW).read_text())["stages"]
-        for i, stage in enumerate(stages):
-            if "thresholds" in stage:
-                found[i] = (float(stage["thresholds"]["select"]), float(stage["thresholds"]["stop"]))
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
-        pass
+    for i, stage in enumerate(stages_of(run_dir, history)):
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            found[i] = (float(stage["thresholds"]["select"]), float(stage["thresholds"]["stop"]))
     return found
 
 
@@ -193,6 +194,16 @@ def _workflow(run_dir: Path) -> str:
             continue
         return f"<section><h2>Workflow</h2><pre>{escape(text)}</pre></section>"
     return "<section><h2>Workflow</h2><p>The workflow file cannot be read.</p></section>"
+
+
+def _amendments(history: History) -> str:
+    rows = [
+        (time.strftime("%Y-%m-%d %H:%M", time.localtime(t)), f"stage {stage}: {key} = {value}")
+        for t, stage, changes in history.amendments
+        for key, value in changes.items()
+    ]
+    items = "".join(f"<dt>{when}</dt><dd>{escape(what)}</dd>" for when, what in rows)
+    return f"<section><h2>Changed meanwhile</h2><dl>{items}</dl></section>" if rows else ""
 
 
 def _versions(history: History) -> str:

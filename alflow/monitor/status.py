@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from alflow.campaign.model import Verb
+from alflow.errors import SpecError
 from alflow.monitor.history import History, ModelPoint
+from alflow.monitor.ledger import LaneBook, Ledger
 from alflow.runtime import layout, rundir
+from alflow.spec.amend import changed
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -48,6 +51,9 @@ class Status:
         median_length: median length of the trajectories it guided; None before the first.
         length_unit: of `median_length`.
         elapsed_s: from the first to the last line of the journal, or until now if it runs.
+        amended: ``STAGE.KEY`` -> value of what was changed since the campaign was submitted.
+        trouble: lane -> why it gets no nodes, in the scheduler's words.
+        ledger: the account of each lane; empty where the runner does not tell what it holds.
     """
 
     run: str
@@ -73,6 +79,9 @@ class Status:
     median_length: float | None
     length_unit: str
     elapsed_s: float
+    amended: Mapping[str, str] = field(default_factory=dict)
+    trouble: Mapping[str, str] = field(default_factory=dict)
+    ledger: tuple[LaneBook, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -86,10 +95,13 @@ def status(run_dir: Path) -> Status:
         RunError: there is no run.
         JournalError: its journal is damaged.
     """
-    return summary(History.read(run_dir), run_dir, running=rundir.is_locked(run_dir), now=time.time())
+    ledger, running = Ledger(), rundir.is_locked(run_dir)
+    history, now = History.read(run_dir, whole=False, also=ledger.add), time.time()
+    books = ledger.books(now if running else None) if ledger.known else ()
+    return summary(history, run_dir, running=running, now=now, ledger=books)
 
 
-def summary(history: History, run_dir: Path, *, running: bool, now: float) -> Status:
+def summary(history: History, run_dir: Path, *, running: bool, now: float, ledger: tuple[LaneBook, ...] = ()) -> Status:
     """How a run with this history stands at time `now`."""
     models, series = history.models, history.labels
     newest = models[-1] if models else None
@@ -104,10 +116,10 @@ def summary(history: History, run_dir: Path, *, running: bool, now: float) -> St
         stage=names[history.stage] if names else str(history.stage),
         stages=max(len(names), 1),
         tasks={verb: {k: n for k, n in counts.items() if n} for verb, counts in history.counts.items()},
-        retries=sum(f.retried for f in history.failures),
+        retries=history.repeated,
         labels_bought=series[-1][1] if series else 0,
         labels_failed=series[-1][2] if series else 0,
-        labels_target=label_target(run_dir),
+        labels_target=label_target(run_dir, history),
         labels_failed_by={cause: f.frames for cause, f in history.label_failures.items()},
         labels_waiting=history.waiting,
         labels_aside=history.aside.total(),
@@ -120,15 +132,31 @@ def summary(history: History, run_dir: Path, *, running: bool, now: float) -> St
         median_length=length,
         length_unit=unit,
         elapsed_s=max(end - history.started, 0.0),
+        amended={f"{_stage_name(names, i)}.{k}": v for _, i, changes in history.amendments for k, v in changes.items()},
+        trouble={lane: words for lane, words in history.trouble.items() if words and running},
+        ledger=ledger,
     )
 
 
-def label_target(run_dir: Path) -> int | None:
+def _stage_name(names: tuple[str, ...], index: int) -> str:
+    return names[index] if index < len(names) else str(index)
+
+
+def stages_of(run_dir: Path, history: History) -> list[Mapping[str, Any]]:
+    """The stages of the run's workflow as it is amended, in plain values; none if they cannot be read."""
+    try:
+        content = yaml.safe_load((run_dir / layout.WORKFLOW).read_text())
+        made = [{"stage": i, "changes": changes} for _, i, changes in history.amendments]
+        return list(changed(content, made)["stages"])
+    except (OSError, yaml.YAMLError, SpecError, KeyError, IndexError, TypeError, AttributeError):
+        return []
+
+
+def label_target(run_dir: Path, history: History) -> int | None:
     """Labels all stages of the run's workflow may buy; None if a stage has no such limit."""
     try:
-        stages = yaml.safe_load((run_dir / layout.WORKFLOW).read_text())["stages"]
-        targets = [stage["until"].get("max_labels") for stage in stages]
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        targets = [stage["until"].get("max_labels") for stage in stages_of(run_dir, history)]
+    except (KeyError, TypeError, AttributeError):
         return None
     return sum(targets) if targets and all(isinstance(n, int) for n in targets) else None
 
@@ -151,10 +179,9 @@ def _state(history: History, running: bool) -> str:
 
 def _rate(history: History, end: float) -> float | None:
     """Labels an hour in the last hour before `end`, or since the first label task if that is later."""
-    first = next((task for task in history.tasks.values() if task.verb is Verb.LABEL), None)
-    if first is None or not history.labels:
+    if history.first_label is None or not history.labels:
         return None
-    begin = max(end - _RATE_WINDOW_S, first.submitted)
+    begin = max(end - _RATE_WINDOW_S, history.first_label)
     after = bisect_right(history.labels, begin, key=lambda row: row[0])
     before = history.labels[after - 1][1] if after else 0
     bought = history.labels[-1][1] - before
@@ -187,7 +214,24 @@ def render(s: Status) -> RenderableType:
     for verb in Verb:
         if counts := s.tasks.get(verb):
             tasks.add_row(str(verb), *(str(counts.get(o, 0) or "·") for o in _OUTCOMES))
-    return Group(head, facts, "", tasks)
+    return Group(head, facts, "", tasks, *_ledger(s))
+
+
+def _ledger(s: Status) -> list[RenderableType]:
+    from rich.table import Table
+    from rich.text import Text
+
+    from alflow.monitor import accounts
+
+    if not s.ledger:
+        return []
+    section = accounts.lanes(s.ledger)
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    for i, column in enumerate(section.columns):
+        table.add_column(column, justify="right" if i else "left")
+    for row in section.rows:
+        table.add_row(*row)
+    return ["", table, Text(section.note, "dim")]
 
 
 _OUTCOMES = ("open", "finished", "failed", "cancelled")
@@ -212,6 +256,9 @@ def _facts(s: Status) -> list[tuple[str, str]]:
         rows.append(("held-out errors", errors_text(s.errors)))
     if s.median_length is not None:
         rows.append(("median trajectory", f"{s.median_length:.3g} {s.length_unit}"))
+    if s.amended:
+        rows.append(("changed meanwhile", ", ".join(f"{key} = {value}" for key, value in s.amended.items())))
+    rows += [("no nodes for", f"{lane}: {words}") for lane, words in s.trouble.items()]
     if s.retries:
         rows.append(("tries repeated", str(s.retries)))
     return rows

@@ -58,7 +58,7 @@ def final_table(run_dir: Path) -> RenderableType:
     from rich.text import Text
 
     tables: list[RenderableType] = []
-    for section in sections(History.read(run_dir)):
+    for section in sections(History.read(run_dir, whole=False)):
         table = Table(title=section.title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
         for i, column in enumerate(section.columns):
             table.add_column(column, justify="right" if i else "left", header_style="dim")

@@ -38,6 +38,8 @@ from alflow.store.files import check_digest, digest, write_json, written_whole
 from alflow.store.shards import Column, Shard, read_shard, write_shard
 
 HALT_POLL_S = 0.5
+SMALL_SHARD = 16 * 2**20
+"""Bytes of a file that a worker may keep in memory between two tasks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +225,7 @@ def _label(c: _Context, args: Mapping[str, Any]) -> dict[str, Any]:
     Every frame ends in one of four places: in the shard of good labels; in ``again.h5``, where it ran out of time or
     memory and may be tried once more; in the shard of another theory; or in ``failures``, with its reason.
     """
-    asked = _read(c.root, args["frames"])
+    asked = _asked(c.root, args["frames"])
     theory = c.stage.labeler.theory(c.code)
     verdicts = _refused(c, asked.frames, theory.fingerprint)
     open_ = np.flatnonzero([v is None for v in verdicts])
@@ -237,6 +239,24 @@ def _label(c: _Context, args: Mapping[str, Any]) -> dict[str, Any]:
             verdicts[i] = cap if verdict.ok and cap is not None else verdict
         labels = bought if len(open_) == len(verdicts) else _spread(bought, some, asked.frames, open_)
     return _sorted_out(c, args, Shard(asked.frames, asked.columns, labels, theory), [v for v in verdicts if v])
+
+
+def _asked(root: Path, batch: Sequence[Any]) -> Shard:
+    """The frames of a label task; many tasks in a row take theirs from one small shard."""
+    path, start, stop = batch
+    try:
+        stat = (root / path).stat()
+        whole = _small_shard(root / path, stat.st_mtime_ns, stat.st_size) if stat.st_size <= SMALL_SHARD else None
+    except FileNotFoundError:
+        whole = None
+    if whole is None or stop > len(whole.frames):
+        return read_shard(root / path, start, stop)  # whose errors say what is wrong
+    return whole.take(range(start, stop))
+
+
+@lru_cache(maxsize=1)
+def _small_shard(path: Path, mtime_ns: int, size: int) -> Shard:  # noqa: ARG001  of the file as it is now
+    return read_shard(path)
 
 
 def _refused(c: _Context, frames: Frames, theory: str) -> list[Verdict | None]:

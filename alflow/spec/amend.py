@@ -75,15 +75,22 @@ def amended(workflow: Workflow, amendments: Sequence[Amendment], path: Path = Pa
     Raises:
         InputError: a value is not what its key takes, or what comes of it does not fit together.
     """
-    if not amendments:
-        return workflow
-    content = copy.deepcopy({**workflow.content, "stages": list(workflow.content["stages"])})
+    return reread(changed(workflow.content, amendments), path) if amendments else workflow
+
+
+def changed(content: Mapping[str, Any], amendments: Sequence[Amendment]) -> dict[str, Any]:
+    """The plain values of a workflow with all `amendments` made, not checked.
+
+    Raises:
+        SpecError: a value is not YAML.
+    """
+    found = copy.deepcopy({**content, "stages": list(content["stages"])})
     for amendment in amendments:
-        stage = content["stages"][amendment["stage"]]
+        stage = found["stages"][amendment["stage"]]
         for key, text in amendment["changes"].items():
             section, _, name = key.partition(".")
             stage[section] = {**(stage.get(section) or {}), name: _value(key, text)}
-    return reread(content, path)
+    return found
 
 
 def _split(word: str, workflow: Workflow) -> tuple[int | None, str, str]:

@@ -90,7 +90,7 @@ def test_missing_keys_are_no_error():
     for verb in Verb:
         h.add(1.0, [Submitted(Task(f"0-{verb}-000000", verb, {}))])
         h.add(2.0, [Finished(f"0-{verb}-000000", {})])
-    assert h.labels == [(2.0, 0, 0)] * 2  # label and relabel
+    assert h.labels == [(2.0, 0, 0)]  # label and relabel, at the same time
     assert h.models[0].errors == {}
     assert h.waves[0].lengths == ()
     assert h.waves[0].median is None
@@ -115,3 +115,13 @@ def test_no_run_and_a_damaged_one_are_said(tmp_path):
     (tmp_path / layout.JOURNAL).write_text('{"schema": 1}\n{"t": 1, "events": [{"event": "Nonsense"}]}\n')
     with pytest.raises(JournalError, match="line 2"):
         History.read(tmp_path)
+
+
+def test_without_its_label_tasks_it_says_the_same(finished_run):
+    run, _ = finished_run
+    whole, lean, heard = History.read(run), History.read(run, whole=False), []
+    History.read(run, also=lambda t, events: heard.append((t, events)))
+    assert {t.verb for t in lean.tasks.values()} == {t.verb for t in whole.tasks.values()} - {"label"}
+    for name in ("counts", "labels", "models", "waves", "label_failures", "first_label", "repeated", "closed"):
+        assert getattr(lean, name) == getattr(whole, name)
+    assert sum(len(events) for _, events in heard) > len(heard) > 10

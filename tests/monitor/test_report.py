@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from alflow.monitor.history import History
 from alflow.monitor.report import thresholds, write_report
 from alflow.runtime import layout
 
@@ -96,6 +97,6 @@ def test_text_from_the_run_cannot_become_markup(copy):
 
 
 def test_thresholds_come_from_the_workflow(copy):
-    assert thresholds(copy) == {0: (0.1, 0.25)}
+    assert thresholds(copy, History()) == {0: (0.1, 0.25)}
     (copy / layout.WORKFLOW).write_text("stages: [{}, 3]")
-    assert thresholds(copy) == {}
+    assert thresholds(copy, History()) == {}

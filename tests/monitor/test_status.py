@@ -1,5 +1,6 @@
 import io
 import json
+import shutil
 
 import pytest
 from rich.console import Console
@@ -64,14 +65,39 @@ def test_state_follows_the_lock(tmp_path):
         assert status(tmp_path).state == "running"
 
 
+def test_what_was_amended_and_what_is_held_are_told(finished_run, tmp_path):
+    run, _ = finished_run
+    shutil.copytree(run, tmp_path / "run", symlinks=True)
+    journal = tmp_path / "run" / layout.JOURNAL
+    lanes = {"sample": {"nodes": 2, "workers": 4, "pending": 1, "trouble": "invalid account"}}
+    t = json.loads(journal.read_text().splitlines()[-1])["t"]
+    with journal.open("a") as f:
+        for after, event in (
+            (0, {"event": "Amended", "stage": 0, "changes": {"until.max_labels": "70"}}),
+            (0, {"event": "Resources", "lanes": lanes}),
+            (3600, {"event": "Amended", "stage": 0, "changes": {"thresholds.stop": "0.5"}}),
+        ):
+            f.write(json.dumps({"t": t + after, "events": [event]}) + "\n")
+    s = status(tmp_path / "run")
+    assert s.labels_target == 70
+    assert s.amended == {"main.until.max_labels": "70", "main.thresholds.stop": "0.5"}
+    assert [(b.lane, b.node_h) for b in s.ledger] == [("sample", pytest.approx(2))]
+    words = text_of(render(s))
+    for part in ("main.until.max_labels = 70", "no work", "straggler", "100 %"):
+        assert part in words
+    json.dumps(s.to_json(), allow_nan=False)
+    with rundir.locked(tmp_path / "run"):
+        assert "sample: invalid account" in text_of(render(status(tmp_path / "run")))
+
+
 def test_target_needs_a_limit_in_every_stage(tmp_path):
     workflow = tmp_path / layout.WORKFLOW
     workflow.write_text("stages: [{until: {max_labels: 5}}, {until: {max_labels: 7}}]")
-    assert label_target(tmp_path) == 12
+    assert label_target(tmp_path, History()) == 12
     workflow.write_text("stages: [{until: {max_labels: 5}}, {until: {max_rounds: 7}}]")
-    assert label_target(tmp_path) is None
+    assert label_target(tmp_path, History()) is None
     workflow.write_text("stages: nonsense")
-    assert label_target(tmp_path) is None
+    assert label_target(tmp_path, History()) is None
 
 
 def test_median_length_is_that_of_the_newest_model():
