@@ -11,7 +11,7 @@ convergence.
     bulk-synchronous         rounds as peers hold them (DP-GEN's rule): every label of a round is waited for, however
                              long it takes, and the run aborts when more than 5 % of a round's labels failed
 
-Run: python benchmarks/idle.py [--labels 80000] [--seed 0] [--out benchmarks/results/idle.md]
+Run: python benchmarks/idle.py [--labels 120000] [--seed 0] [--out benchmarks/results/idle.md]
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def table(labels: int, width: int, seed: int, block: int, names: Sequence[str]) 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--labels", type=int, default=80_000, help="labels after which trajectories reach 250 ps")
+    parser.add_argument("--labels", type=int, default=120_000, help="labels after which trajectories reach 250 ps")
     parser.add_argument("--width", type=int, default=NODES * GPUS, help="trajectories at a time")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)

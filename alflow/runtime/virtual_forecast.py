@@ -16,8 +16,9 @@ from alflow.errors import RunError
 from alflow.runtime import layout
 from alflow.runtime.coordinator import Coordinator, Watcher
 from alflow.runtime.journal import read_lines
+from alflow.runtime.virtual_lane import Account
 from alflow.runtime.virtual_profile import Duration, Failures, Learning, Profile
-from alflow.runtime.virtual_runner import Account, VirtualRunner
+from alflow.runtime.virtual_runner import VirtualRunner
 from alflow.runtime.virtual_world import Recorded, World, frames_of
 from alflow.spec.site import Site, lane_of
 
