@@ -94,8 +94,12 @@ class Journal:
         self._torn = False
         self._file: BinaryIO | None = None
         if found is None:
-            self._line({**head, "t": t})
-            _sync_folder(path.parent)
+            try:
+                self._line({**head, "t": t})
+                _sync_folder(path.parent)
+            except OSError:
+                self.close()
+                raise
 
     @property
     def events(self) -> Iterator[Event]:

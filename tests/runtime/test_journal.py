@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from typing import get_args
 
 import pytest
@@ -139,3 +140,23 @@ def test_nan_is_never_written(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         journal.append([Finished("0-label-000001", {"x": float("nan")})], 0.0)
     journal.close()
+
+
+def test_after_a_line_that_did_not_fit_on_the_disk_nothing_more_is_written(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path, HEADER, 0.0)
+    journal.append(EVENTS[:1], 1.0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, hard))  # room for part of a line
+    try:
+        with pytest.raises(OSError, match="could not be written in full"):
+            journal.append(EVENTS[1:3], 2.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with pytest.raises(OSError, match="an earlier line"):  # there is room again, but it would stand after half a line
+        journal.append(EVENTS[1:3], 3.0)
+    journal.close()
+    journal = Journal(path, HEADER, 4.0)
+    journal.append(EVENTS[1:3], 5.0)
+    journal.close()
+    assert list(journal.events) == EVENTS[:3]
