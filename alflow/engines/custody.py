@@ -211,17 +211,28 @@ class _LabelSafe(ErrorHandler):  # type: ignore[misc]
         self.max_num_corrections, self.raise_on_max = handler.max_num_corrections, handler.raise_on_max
         self.cause: Cause = getattr(handler, "cause", Cause.PROGRAM)
         self._looked = time.monotonic()
+        self._blind = ""
 
     def check(self, directory: str = "./") -> bool:
         if self._program.at_work:
             if time.monotonic() - self._looked < _MONITOR_S:
                 return False
             self._looked = time.monotonic()
-        return bool(self._handler.check(directory=directory))
+        self._blind = ""
+        try:
+            return bool(self._handler.check(directory=directory))
+        except _DAMAGED as exc:
+            self._blind = f"{type(self._handler).__name__} cannot read the output: {type(exc).__name__}: {exc}"
+            # what is being written may be read later; of a failed run its status says more
+            return not self._program.at_work and self._program.succeeded
 
     def correct(self, directory: str = "./") -> dict[str, Any]:
         if self._clock.expired():  # what it would correct is not run again
             return {"errors": [type(self._handler).__name__], "actions": None}
+        if self._blind:
+            self.cause = Cause.OUTPUT
+            self._log.entries.append({"handler": type(self._handler).__name__, "errors": [self._blind], "changes": {}})
+            return {"errors": [self._blind], "actions": None}
         folder, rules = Path(directory), self._rules
         files = {n: (folder / n).read_bytes() for n in rules.files if (folder / n).is_file()}
         before = rules.read(folder)

@@ -76,8 +76,11 @@ class VaspProgram(custody.Program, VaspJob):  # type: ignore[misc]  # custodian'
         return True
 
 
-class _PotcarGuard(ErrorHandler):  # type: ignore[misc]
-    """Takes the POTCAR away when VASP has ended: before other handlers pack files, and before the folder is kept."""
+class _Tidy(ErrorHandler):  # type: ignore[misc]
+    """Before other handlers read and pack files, when VASP has ended: takes the POTCAR away, and makes the log text.
+
+    Launchers and libraries print what is no UTF-8, which other handlers stumble over.
+    """
 
     is_monitor = True
 
@@ -87,6 +90,10 @@ class _PotcarGuard(ErrorHandler):  # type: ignore[misc]
     def check(self, directory: str = "./") -> bool:
         if not self._program.at_work:
             (Path(directory) / vasp_potcars.POTCAR).unlink(missing_ok=True)
+            log = Path(directory) / LOG
+            content = log.read_bytes()
+            if (text := content.decode(errors="replace").encode()) != content:
+                log.write_bytes(text)
         return False
 
     def correct(self, directory: str = "./") -> dict[str, Any]:  # noqa: ARG002
@@ -181,7 +188,7 @@ def handlers(program: VaspProgram, tags: Mapping[str, Any], allowed: frozenset[s
         allowed: settings that may change although they change the label.
         frozen_s: seconds without a word after which VASP hangs.
     """
-    chosen = [_PotcarGuard(program), VaspErrorHandler(LOG), custodians.StdErrHandler(LOG)]
+    chosen = [_Tidy(program), VaspErrorHandler(LOG), custodians.StdErrHandler(LOG)]
     chosen += [UnconvergedErrorHandler(), PositiveEnergyErrorHandler()]
     chosen.append(FrozenJobErrorHandler(LOG, timeout=frozen_s))
     if int(tags.get("ISYM", 2)) > 0:  # without symmetry VASP's complaint about the mesh means nothing

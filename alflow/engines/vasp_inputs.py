@@ -89,7 +89,11 @@ def write(frame: Frames, settings: Settings, grid: Grid, folder: Path) -> None:
             vdw=settings.dispersion,
             sort_structure=False,
         )
-        files.incar.write_file(folder / "INCAR")
+        written = files.incar
+        written.update(_STATIC)  # of which pymatgen leaves out what it takes for the default
+        if "LDAUL" in written:
+            written["LDAUL"] = [int(value) for value in written["LDAUL"]]  # VASP reads whole numbers only
+        written.write_file(folder / "INCAR")
         files.kpoints.write_file(folder / "KPOINTS")
         files.poscar.write_file(folder / "POSCAR", significant_figures=16)
 

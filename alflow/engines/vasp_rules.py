@@ -56,6 +56,30 @@ def decides(key: str) -> bool:
     return key not in ON_PATH | _SOME
 
 
+def check_hubbard(tags: Mapping[str, Any]) -> None:
+    """Refuse Hubbard parameters that would not be used: they need LDAU, which needs all three of them.
+
+    Raises:
+        InputError: with the tag.
+    """
+    on = tags.get("LDAU", False)
+    switched = on is True or str(on).strip(".").upper() in {"T", "TRUE"}
+    given = sorted(_BY_ELEMENT & set(tags))
+    if given and not switched:
+        raise InputError(f"incar.{given[0]}", "has no effect without LDAU", "add LDAU: true")
+    if switched and (missing := sorted({"LDAUL", "LDAUU"} - set(given))):
+        raise InputError(f"incar.{missing[0]}", "is missing with LDAU", "give it by element, such as {Fe: 2}")
+    strengths = dict(tags.get("LDAUU", {}))
+    for element in [*strengths, *tags.get("LDAUJ", {})]:
+        if not strengths.get(element, 0.0) > 0:  # pymatgen drops everything of such an element
+            raise InputError(
+                f"incar.LDAUU.{element}", f"should be above 0, got {strengths.get(element)}", "or leave it out"
+            )
+    for element, value in dict(tags.get("LDAUL", {})).items():
+        if value not in {-1, 0, 1, 2, 3}:
+            raise InputError(f"incar.LDAUL.{element}", f"should be -1, 0, 1, 2 or 3, got {value:g}")
+
+
 def check_tag(tag: str, value: Any) -> None:
     """Refuse a user's INCAR tag that is not his to set, or that makes no label.
 

@@ -112,6 +112,10 @@ class Part:
             raise InputError(f"moments_muB.{strangers[0]}", "is of an element that potcar_symbols does not name")
         for tag, value in self.incar.items():
             vasp_rules.check_tag(tag.upper(), value)
+        vasp_rules.check_hubbard({tag.upper(): value for tag, value in self.incar.items()})
+        by_element = (v for v in self.incar.values() if isinstance(v, Mapping))
+        if strangers := sorted({s for v in by_element for s in v} - set(self.potcar_symbols)):
+            raise InputError("incar", f"{strangers[0]} is an element that potcar_symbols does not name")
 
     @classmethod
     def trial(cls, code: Code) -> tuple[Part, str]:

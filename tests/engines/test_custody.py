@@ -275,6 +275,24 @@ def test_a_handler_that_stumbles_over_a_damaged_output_is_a_reason(run):
     assert "energy" in ended.reason
 
 
+class Blind(Says):
+    def check(self, directory="./"):
+        with open(os.path.join(directory, "log"), encoding="utf-8") as f:
+            return self.word in f.read()
+
+
+def test_a_handler_that_cannot_read_what_it_looks_for_is_a_reason(run):
+    told = run("printf 'caf\\351'", [Blind("nothing")])
+    assert told.cause is Cause.OUTPUT
+    assert "Blind cannot read the output: UnicodeDecodeError" in told.reason
+
+
+def test_the_status_of_a_failed_run_says_more_than_a_handler_that_cannot_read_it(run):
+    assert run("printf 'caf\\351'; exit 3", [Blind("nothing")]).reason == "ended with status 3"
+    with pytest.raises(InfrastructureError, match="from outside"):
+        run("printf 'caf\\351'; kill -TERM $$", [Blind("nothing")])
+
+
 def test_one_calculations_end_leaves_its_neighbour_alone(run, tmp_path):
     neighbour = subprocess.Popen(["/bin/sleep", "30"], cwd=tmp_path)
     try:

@@ -338,6 +338,7 @@ def test_inputs_are_what_was_asked(library, tmp_path):
     assert (incar["GGA"].upper(), incar["NCORE"], incar["ALGO"], incar["ISYM"]) == ("RP", 4, "Fast", 0)
     assert (incar["IVDW"], incar["ISPIN"], list(incar["MAGMOM"])) == (11, 2, [0.0, 2.0])  # Al first
     assert (list(incar["LDAUU"]), list(incar["LDAUL"])) == ([0, 4], [0, 2])
+    assert (incar["IBRION"], incar["ISIF"]) == (-1, 2)  # with exact exchange VASP would leave out the stress
     assert kpoints.split()[-6:-3] == ["4", "2", "1"] or "4 2 1" in kpoints  # 2 pi / a / 0.5 = 3.14, 1.57, 0.42
 
 
@@ -382,6 +383,14 @@ def test_frames_that_vasp_cannot_take(library, tmp_path):
     assert "periodic" in verdicts[0].reason
     assert "finite" in verdicts[1].reason
     assert "no POTCAR is named for Fe" in verdicts[2].reason
+
+
+def test_a_log_that_is_no_text_hides_no_label(library, plain, tmp_path):
+    script = f"printf 'caf\\351\\n'; exec {' '.join(FAKE)}"
+    code = Code("vasp", command=("/bin/sh", "-c", script), settings={"potcars": str(library)})
+    labels, (verdict,) = labeler().label(cell(1), code, tmp_path)
+    assert verdict.ok, verdict
+    assert labels.energy == plain.energy
 
 
 def test_what_time_or_memory_may_mend_is_tried_again_the_rest_is_not(library, tmp_path):
@@ -474,6 +483,11 @@ def test_check_finds_what_is_wrong_before_anything_runs(library, tmp_path):
         ({"incar": {"ICHARG": 11}}, "is set by the other keys"),
         ({"incar": {"ALGO": "None"}}, "does not look for the self-consistent ground state"),
         ({"incar": {"LDAUU": 4}}, "give it by element"),
+        ({"incar": {"LDAUU": {"Cu": 4}, "LDAUL": {"Cu": 2}}}, "no effect without LDAU"),
+        ({"incar": {"LDAU": True, "LDAUU": {"Cu": 4}}}, r"incar\.LDAUL: is missing"),
+        ({"incar": {"LDAU": ".TRUE.", "LDAUL": {"Cu": 2}, "LDAUU": {"Cu": 0}}}, r"LDAUU\.Cu: should be above 0"),
+        ({"incar": {"LDAU": True, "LDAUL": {"Cu": 2.5}, "LDAUU": {"Cu": 4}}}, r"LDAUL\.Cu: should be -1, 0"),
+        ({"incar": {"LDAU": True, "LDAUL": {"Fe": 2}, "LDAUU": {"Fe": 4}}}, "Fe is an element that potcar_symbols"),
         ({"incar": {"SYMPREC": {"Al": 1}}}, "give one value"),
         ({"potcar_symbols": {}}, "is empty"),
         ({"moments_muB": {"Fe": 5}}, r"moments_muB\.Fe"),
