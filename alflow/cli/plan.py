@@ -119,6 +119,9 @@ def plan(
         closed = o.forecast.state.closed
         if closed is not None and closed.failed:
             console.print(f"{o.case.name} failed: {closed.reason}", markup=False)
+    done = {str(verb) for o in outlooks for verb in o.forecast.tasks}
+    if run is not None and (unknown := sorted(done - {str(r.task.verb) for r in recorded(run).values()})):
+        console.print(f"The run never ended a task of {', '.join(unknown)}: taken from elsewhere.", markup=False)
     source = f"measured in {run}" if run else f"from {model}" if model else "the usual ones of ANI-Al, see --model"
     console.print(f"Durations: {source}; seed {seed}. Nothing was started.", markup=False)
 

@@ -126,6 +126,13 @@ def test_a_finished_run_is_measured_and_replayed(files, capsys):
     (other,) = planned(capsys, "--from", "run", "--policy", "stream", "-s", "large.yaml")
     assert other["replayed"] == 0
     assert other["labels"] == 12
+    assert run(["plan", "--from", "run"]) == 0
+    assert "never ended" not in capsys.readouterr().out
+    lines = (files / "run" / "journal.jsonl").read_text().splitlines(keepends=True)
+    cut = next(i for i, line in enumerate(lines) if '"0-fit-000000"' in line)
+    (files / "run" / "journal.jsonl").write_text("".join(lines[: cut + 1]))
+    assert run(["plan", "--from", "run"]) == 0
+    assert "never ended a task of calibrate, fit" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
