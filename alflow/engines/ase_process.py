@@ -24,7 +24,7 @@ from alflow.core.frames import Floats, Frames
 from alflow.core.labels import Cause
 from alflow.engines import _ase_child
 from alflow.engines.mpi import child_environment
-from alflow.engines.processes import Running
+from alflow.engines.processes import FROM_OUTSIDE, Running
 from alflow.errors import InfrastructureError, ResourceError
 
 LOG: Final = "calculator.log"
@@ -150,7 +150,7 @@ class AseProcess:
         """The label of one frame, computed in `folder`; its output is in `LOG` there.
 
         Raises:
-            InfrastructureError: the machine failed, or the calculator cannot be made any more.
+            InfrastructureError: the machine failed, somebody ended the calculator, or it cannot be made any more.
             ResourceError: halted.
         """
         if self._pipe is None and (told := self.introduction(halt)).problem:
@@ -210,6 +210,8 @@ def _wait(seconds: float | None, spent: float) -> float:
 
 
 def _crash(status: int) -> Answer:
+    if -status in FROM_OUTSIDE:
+        raise InfrastructureError(f"the calculator was ended from outside by signal {-status}")
     if status == -signal.SIGKILL:
         return Answer(cause=Cause.MEMORY, reason="was killed, most often for want of memory")
     if status < 0:

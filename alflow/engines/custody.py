@@ -10,7 +10,6 @@ calculation ends, unless the workflow allows that setting to change; the label t
 from __future__ import annotations
 
 import logging
-import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,7 +32,7 @@ from custodian.custodian import (
 )
 
 from alflow.core.labels import AGAIN, Cause
-from alflow.engines.processes import Running
+from alflow.engines.processes import FROM_OUTSIDE, Running
 from alflow.errors import InfrastructureError
 
 MAX_CORRECTIONS: Final = 8
@@ -45,8 +44,6 @@ _MONITOR_S: Final = 30.0
 """Seconds between two looks of a program's own handlers at its output while it runs: they read whole files."""
 _GRACE_S: Final = 30.0
 """Seconds that a program which was asked to stop by itself may take to leave what it needs to go on later."""
-_FROM_OUTSIDE: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGXCPU})
-"""Signals that somebody sends (a scheduler, an operator): no program raises them over a structure."""
 _DAMAGED: Final = (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError)
 """What reading a damaged output ends in."""
 
@@ -334,7 +331,7 @@ def _verdict(
 
 def _ended(program: Program) -> tuple[Cause, str]:
     status = program.status
-    if -status in _FROM_OUTSIDE:
+    if -status in FROM_OUTSIDE:
         raise InfrastructureError(f"{program.words[0]}: ended from outside by signal {-status}")
     if status == -9:
         return Cause.MEMORY, "was killed, most often for want of memory"

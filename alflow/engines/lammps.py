@@ -25,10 +25,15 @@ import numpy as np
 from alflow.core.frames import Bools, Floats, Frames, Ints
 from alflow.core.labels import Cause
 from alflow.engines.mpi import child_environment, load_mpich
+from alflow.engines.processes import FROM_OUTSIDE
 from alflow.errors import InfrastructureError, ResourceError
 
 _MARGIN_A: Final = 1.0
 _POLL_S: Final = 0.5
+_START_S: Final = 600.0
+"""Longest that LAMMPS may take to load a potential: file systems can be slow."""
+_END_S: Final = 10.0
+"""Longest that a child which has closed its pipe may take to end."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,13 +131,17 @@ class LammpsProcess:
             self._log.close()
         self._child = self._pipe = self._log = None
 
-    def start(self) -> str:
-        """Make sure that the potential is loaded; the reason why not, or empty."""
+    def start(self, halt: Callable[[], bool] = lambda: False) -> str:
+        """Make sure that the potential is loaded; the reason why not, or empty.
+
+        Raises:
+            ResourceError: halted.
+        """
         if self._child is not None and self._child.poll() is not None:  # it died after its last answer
             self.close()
         if self._pipe is None:
             self._spawn()
-        return self._exchange_start()
+        return self._exchange_start(halt)
 
     def answers(
         self, frames: Frames, types: Ints, max_seconds: float, halt: Callable[[], bool] = lambda: False
@@ -146,13 +155,13 @@ class LammpsProcess:
             halt: asked at every frame, and while one takes long.
 
         Raises:
-            InfrastructureError: LAMMPS cannot be started at all.
+            InfrastructureError: LAMMPS cannot be started at all, or somebody ended it.
             ResourceError: halted.
         """
         boxes, done, offsets = boxes_of(frames), 0, frames.offsets
         try:
             while done < len(frames):
-                if problem := self.start():
+                if problem := self.start(halt):
                     raise InfrastructureError(f"LAMMPS does not start: {problem}")
                 atoms = slice(int(offsets[done]), None)
                 cells = boxes.cell[done:], boxes.periodic[done:]
@@ -190,7 +199,7 @@ class LammpsProcess:
         with theirs:
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "alflow.engines.lammps", str(theirs.fileno())],
-                env=child_environment({"OMP_NUM_THREADS": "1"}),  # threads only slow small cells down
+                env=_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=subprocess.STDOUT,
@@ -199,13 +208,17 @@ class LammpsProcess:
         self._pipe = Connection(ours.detach())
         self._fresh = True
 
-    def _exchange_start(self) -> str:
+    def _exchange_start(self, halt: Callable[[], bool]) -> str:
         if not self._fresh:
             return ""
         assert self._pipe is not None
         try:
             self._pipe.send((self._lines, self._n_types))
-            problem = str(self._pipe.recv())
+            loaded = _waited(self._pipe, _START_S, halt)
+            problem = str(self._pipe.recv()) if loaded else f"it has said nothing for {_START_S:g} s"
+        except ResourceError:
+            self.close()
+            raise
         except (EOFError, OSError):
             problem = self._crash().problem.removeprefix("LAMMPS crashed: ")
         if problem:
@@ -218,12 +231,25 @@ class LammpsProcess:
         """How the child died, and the end of what it printed."""
         assert self._child is not None
         assert self._log is not None
-        status = self._child.wait()
+        try:
+            status = self._child.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            status = self._child.wait()
         self._log.seek(0)
         said = [line for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
         self.close()
+        if -status in FROM_OUTSIDE:
+            raise InfrastructureError(f"LAMMPS was ended from outside by signal {-status}")
         problem = f"LAMMPS crashed: exit status {status}" + (f", {said[-1].strip()}" if said else "")
         return Answer(problem=problem, cause=Cause.MEMORY if status == -signal.SIGKILL else Cause.PROGRAM)
+
+
+def _environment() -> dict[str, str]:
+    """Without LAMMPS's own search path: every file of a potential is named, and known by its content."""
+    env = child_environment({"OMP_NUM_THREADS": "1"})  # threads only slow small cells down
+    env.pop("LAMMPS_POTENTIALS", None)
+    return env
 
 
 def _waited(pipe: Connection, seconds: float, halt: Callable[[], bool]) -> bool:
@@ -256,6 +282,7 @@ def _turned_back(answer: Answer, rotation: Floats, pbc: Bools) -> Answer:
 def _serve(pipe: Connection) -> None:
     """Load a potential, then answer batches until the other side closes."""
     lines, n_types = pipe.recv()
+    os.chdir("/")  # a file that only the current folder has would escape the theory
     try:
         lmp = _instance(lines, n_types)
     except Exception as exc:  # noqa: BLE001 -- LAMMPS raises bare Exception; this is a worker's border

@@ -21,6 +21,8 @@ from typing import Final
 from alflow.engines import _guard
 from alflow.errors import InfrastructureError
 
+FROM_OUTSIDE: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGXCPU})
+"""Signals that somebody sends (a scheduler, an operator): no program raises them over a structure."""
 _POLL_S: Final = 0.5
 
 

