@@ -249,10 +249,10 @@ HERE = Path(__file__).parent
 SCRIPT = HERE.parents[1] / "slurm" / "coordinator.sbatch"
 
 
-def generations(slurm, folder: Path, run: Path, **env: str) -> list[str]:
+def generations(slurm, folder: Path, run: Path, minutes: int, **env: str) -> list[str]:
     """Submit the coordinator's script with short walltimes; what each job in turn has said, once none is left."""
-    text = SCRIPT.read_text().replace("--time=24:00:00", "--time=2").replace("--mem=4G", "--mem=100M")
-    (folder / "coordinator.sbatch").write_text(text.replace("B:USR1@300", "B:USR1@60"))
+    text = SCRIPT.read_text().replace("--time=24:00:00", f"--time={minutes}").replace("--mem=4G", "--mem=100M")
+    (folder / "coordinator.sbatch").write_text(text.replace("B:USR1@300", f"B:USR1@{30 * minutes}"))
     words = ",".join(f"{k}={v}" for k, v in {"RUN": str(run), **env}.items())
     slurm.run("sbatch", f"--chdir={folder}", f"--export=ALL,{words}", str(folder / "coordinator.sbatch"))
     wait_for(lambda: not slurm.jobs(), 400.0)
@@ -265,7 +265,7 @@ def test_coordinators_script_goes_on_until_the_campaign_is_over(slurm, tmp_path)
     made = prepared(tmp_path / "made", lanes, "{label: sample, fit: sample}", label_s=6.0, initial=16)
     env = {"WORKFLOW": str(made.parent / "workflow.yaml"), "SITE": str(made.parent / "site.yaml")}
     run = tmp_path / "run"
-    said = generations(slurm, tmp_path, run, **env)
+    said = generations(slurm, tmp_path, run, 2, **env)
     assert len(said) >= 2
     assert all("ended by walltime" in text and "Submitted batch job" in text for text in said[:-1]), said
     assert "is finished" in said[-1]
@@ -277,7 +277,7 @@ def test_coordinators_script_goes_on_until_the_campaign_is_over(slurm, tmp_path)
 def test_coordinators_script_gives_up_when_nothing_comes_of_it(slurm, tmp_path):
     lanes = {"sample": f"walltime: '00:10:00', cores_per_node: 1, partition: {bed.CLOSED}"}
     run = prepared(tmp_path / "slurm", lanes, "{label: sample, fit: sample}")
-    said = generations(slurm, tmp_path, run, ALFLOW_FRUITLESS="1")
+    said = generations(slurm, tmp_path, run, 1, ALFLOW_FRUITLESS="1")
     assert "Submitted batch job" in said[0]
     assert "three jobs in a row have brought nothing" in said[1]
     assert len(said) == 2
