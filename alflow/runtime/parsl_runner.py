@@ -72,7 +72,7 @@ FOLDER: Final = "parsl"
 
 logger = logging.getLogger(__name__)
 
-_POOL: Final = "parsl.executors.high_throughput.process_worker_pool"
+_POOL: Final = "alflow.runtime.process_worker_pool"
 _INTERCHANGE: Final = "parsl.executors.high_throughput.interchange"
 
 

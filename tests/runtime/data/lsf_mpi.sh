@@ -19,4 +19,4 @@ export ALFLOW_DEADLINE=$(( $(date +%s) + 129480 ))
 
 export JOBNAME="parsl.one.block-0"
 
-PYTHON -m parsl.executors.high_throughput.process_worker_pool  --max_workers_per_node=4 -a 10.1.1.1 -p 0 -c 0.001 -m None --poll 10 --port=PORT --cert_dir RUN/parsl/000/one/certificates --logdir=RUN/parsl/000/one --logconf=None --block_id=0 --hb_period=15  --hb_threshold=120 --drain_period=$(( ALFLOW_DEADLINE - $(date +%s) - 900 )) --cpu-affinity none  --mpi-launcher=mpiexec --available-accelerators
+PYTHON -m alflow.runtime.process_worker_pool  --max_workers_per_node=4 -a 10.1.1.1 -p 0 -c 0.001 -m None --poll 10 --port=PORT --cert_dir RUN/parsl/000/one/certificates --logdir=RUN/parsl/000/one --logconf=None --block_id=0 --hb_period=15  --hb_threshold=120 --drain_period=$(( ALFLOW_DEADLINE - $(date +%s) - 900 )) --cpu-affinity none  --mpi-launcher=mpiexec --available-accelerators

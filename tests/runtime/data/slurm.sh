@@ -39,7 +39,7 @@ SCRIPT_DIR="RUN/parsl/000/submit_scripts"
 [[ -d $SCRIPT_DIR ]] || SCRIPT_DIR=""
 
 cat << SLURM_EOF > ${SCRIPT_DIR:+$SCRIPT_DIR/}cmd_$SLURM_JOB_NAME.sh
-PYTHON -m parsl.executors.high_throughput.process_worker_pool  --max_workers_per_node=4 -a ib0 -p 0 -c 0.001 -m None --poll 10 --port=PORT --cert_dir RUN/parsl/000/one/certificates --logdir=RUN/parsl/000/one --logconf=None --block_id=0 --hb_period=15  --hb_threshold=120 --drain_period=$(( ALFLOW_DEADLINE - $(date +%s) - 900 )) --cpu-affinity block  --mpi-launcher=mpiexec --available-accelerators 0 1 2 3
+PYTHON -m alflow.runtime.process_worker_pool  --max_workers_per_node=4 -a ib0 -p 0 -c 0.001 -m None --poll 10 --port=PORT --cert_dir RUN/parsl/000/one/certificates --logdir=RUN/parsl/000/one --logconf=None --block_id=0 --hb_period=15  --hb_threshold=120 --drain_period=$(( ALFLOW_DEADLINE - $(date +%s) - 900 )) --cpu-affinity block  --mpi-launcher=mpiexec --available-accelerators 0 1 2 3
 SLURM_EOF
 chmod a+x ${SCRIPT_DIR:+$SCRIPT_DIR/}cmd_$SLURM_JOB_NAME.sh
 
