@@ -10,6 +10,7 @@ calculation ends, unless the workflow allows that setting to change; the label t
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -44,6 +45,10 @@ _MONITOR_S: Final = 30.0
 """Seconds between two looks of a program's own handlers at its output while it runs: they read whole files."""
 _GRACE_S: Final = 30.0
 """Seconds that a program which was asked to stop by itself may take to leave what it needs to go on later."""
+_MACHINE: Final = re.compile(
+    r"no space left on device|disk quota exceeded|input/output error|stale (?:nfs )?file handle|read-only file system",
+    re.IGNORECASE,
+)
 _DAMAGED: Final = (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError)
 """What reading a damaged output ends in."""
 
@@ -338,6 +343,16 @@ def _ended(program: Program) -> tuple[Cause, str]:
     if status < 0:
         return Cause.PROGRAM, f"ended by signal {-status}"
     return Cause.PROGRAM, f"ended with status {status}"
+
+
+def blame_machine(cause: Cause | None, text: str, log: Path) -> None:
+    """See that a failure is not of a file system that a program complains of in its output, `text`.
+
+    Raises:
+        InfrastructureError: it is.
+    """
+    if cause in {Cause.PROGRAM, Cause.OUTPUT} and (said := _MACHINE.search(text)):
+        raise InfrastructureError(f"the machine failed: {said[0]}, see {log}")
 
 
 def shown(change: Sequence[Any]) -> str:

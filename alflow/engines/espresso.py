@@ -200,7 +200,10 @@ def _compare(output: ET.Element, asked: Asked) -> None:
     if symbols != list(asked.symbols):
         raise DataError(f"the output is of another structure: {_formula(symbols)}, not {_formula(asked.symbols)}")
     cell = np.stack([_numbers(output, f"atomic_structure/cell/a{i}", (3,)) for i in (1, 2, 3)]) * BOHR_A
-    positions = np.array([_values(a.text) for a in atoms]).reshape(-1, 3) * BOHR_A
+    places = [_values(a.text) for a in atoms]
+    if any(len(p) != 3 for p in places):
+        raise DataError("the output holds no finite positions")
+    positions = np.array(places) * BOHR_A
     for what, got, want in (("cell", cell, asked.cell), ("positions", positions, asked.positions)):
         apart = np.abs(got - want).max()
         if not apart < _NEAR_A * max(1.0, np.abs(want).max() / 100):

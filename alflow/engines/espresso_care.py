@@ -87,6 +87,12 @@ def diagnose(text: str) -> tuple[Trouble, str] | None:
     return None
 
 
+def bad_words(text: str) -> bool:
+    """Whether ``pw.x`` did not understand its namelists, which are the same for all structures."""
+    error = _ERROR.search(text)
+    return error is not None and (error["new"] or error["old"]) in {"read_namelists", "set_dft_from_name"}
+
+
 def stopped_cleanly(text: str) -> bool:
     """Whether ``pw.x`` has left all that ``restart_mode = 'restart'`` needs."""
     found = diagnose(text)

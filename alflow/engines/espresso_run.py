@@ -12,20 +12,21 @@ from pathlib import Path
 from typing import Any, Final
 
 from alflow.core.labels import AGAIN, Cause
-from alflow.engines.custody import Attended, attend
+from alflow.engines.custody import Attended, attend, blame_machine
 from alflow.engines.espresso import LOG, PREFIX, Asked, PwResult, sound_density, started
 from alflow.engines.espresso_care import (
     CRASH,
     PwProgram,
     SoundOutput,
     Trouble,
+    bad_words,
     diagnose,
     handlers,
     output,
     stopped_cleanly,
 )
 from alflow.engines.espresso_input import INPUT, change, read_settings, rules
-from alflow.errors import InfrastructureError
+from alflow.errors import InfrastructureError, InputError
 from alflow.store.files import write_text
 
 _HOME: Final = "scratch"
@@ -98,6 +99,7 @@ def calculate(job: Job, seconds: float | None, halt: Callable[[], bool]) -> Done
 
     Raises:
         InfrastructureError: ``pw.x`` did not start, or did not read the pseudopotentials that it was given.
+        InputError: ``pw.x`` refuses words of the namelists.
     """
     _private(job.folder)
     outdir = outdir_of(job.folder, job.fast)
@@ -108,7 +110,7 @@ def calculate(job: Job, seconds: float | None, halt: Callable[[], bool]) -> Done
     try:
         attended = attend(program, job.folder, care, [sound], rules(job.allow), seconds=seconds, halt=halt)
         text = output(job.folder)
-        _blame_machine(attended, text, job)
+        _blame_others(attended, text, job)
     except BaseException:  # whoever ends us: nobody would ever look into this scratch
         shutil.rmtree(outdir, ignore_errors=True)
         raise
@@ -119,13 +121,18 @@ def calculate(job: Job, seconds: float | None, halt: Callable[[], bool]) -> Done
     return Done(sound.result if attended.cause is None else None, _with(attended, resumed, job.allow), place)
 
 
-def _blame_machine(attended: Attended, text: str, job: Job) -> None:
+def _blame_others(attended: Attended, text: str, job: Job) -> None:
+    """See that a failure is not the machine's, nor of settings that ``pw.x`` takes for no structure."""
     log = job.folder / LOG
     if attended.cause is not Cause.TIME and not started(text):
         raise InfrastructureError(f"pw.x did not start (exit status {attended.status}), see {log}")
+    blame_machine(attended.cause, text, log)
     found = diagnose(text)
     if attended.cause is not None and found is not None and found[0] is Trouble.PSEUDO:
         raise InfrastructureError(f"{found[1]}: it could be read when the calculation was prepared, see {log}")
+    as_written = not any(c["changes"] for c in attended.corrections)
+    if attended.cause is not None and found is not None and as_written and bad_words(text):
+        raise InputError("namelists", found[1], f"see {log}")
     used = frozenset(_MD5.findall(text))
     if used and used != job.md5:  # some builds look elsewhere for a file of that name
         raise InfrastructureError(f"pw.x did not read the pseudopotentials that it was given, see {log}")

@@ -206,13 +206,18 @@ def validators(program: VaspProgram) -> list[Any]:
 
 
 def cause_of(cause: Cause, folder: Path) -> Cause:
-    """`cause`, or that memory ran out, where the log has it from VASP, the kernel or the MPI launcher."""
-    if cause is not Cause.PROGRAM:
+    """`cause`, or that memory ran out, where the log has it from VASP, the kernel or the MPI launcher.
+
+    Raises:
+        InfrastructureError: a file system failed.
+    """
+    if cause not in {Cause.PROGRAM, Cause.OUTPUT}:
         return cause
     with (folder / LOG).open("rb") as log:
         log.seek(max(0, (folder / LOG).stat().st_size - _TAIL_BYTES))
         tail = log.read().decode(errors="replace")
-    return Cause.MEMORY if _MEMORY.search(tail) else cause
+    custody.blame_machine(cause, tail, folder / LOG)
+    return Cause.MEMORY if cause is Cause.PROGRAM and _MEMORY.search(tail) else cause
 
 
 class Deadline:

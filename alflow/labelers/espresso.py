@@ -37,6 +37,11 @@ _OURS: Final = {
     "electrons": {"conv_thr", "electron_maxstep", "mixing_beta", "startingpot", "scf_must_converge"},
 }
 """Input words that follow from fields of their own, or that a label must not depend on."""
+_DISPERSION: Final = frozenset(
+    {"none", "grimme-d2", "Grimme-D2", "DFT-D", "dft-d", "grimme-d3", "Grimme-D3", "DFT-D3", "dft-d3", "XDM", "xdm"}
+    | {"TS", "ts", "ts-vdw", "ts-vdW", "tkatchenko-scheffler", "MBD", "mbd", "many-body-dispersion"}
+)
+"""Values of ``vdw_corr``: with any other pw.x computes without a correction, and hardly says so."""
 _VACUUM_A: Final = 5.0
 """Width of an empty slab from which a cell counts as inhomogeneous."""
 _CONTACT: Final = 0.5
@@ -313,7 +318,16 @@ class Part:
             raise InputError("mixing_beta", f"expected a number above 0, at most 1, got {self.mixing_beta}")
         if "degauss" in self.allow and self.occupations == "fixed":
             raise InputError("allow", "degauss has no meaning with fixed occupations", f"words: {', '.join(ALLOWED)}")
+        self._check_spin()
         self._check_namelists()
+
+    def _check_spin(self) -> None:
+        for symbol, value in self.starting_magnetization.items():
+            where = f"starting_magnetization.{symbol}"
+            if symbol not in (self.elements or self.pseudopotentials):
+                raise InputError(where, "is of an element that has no pseudopotential here")
+            if not -1 <= value <= 1:
+                raise InputError(where, f"expected a number from -1 to 1, got {value}", "a share of valence electrons")
 
     def _check_namelists(self) -> None:
         for name, words in self.namelists.items():
@@ -323,6 +337,10 @@ class Part:
                     f"sets {', '.join(taken)}, which follow from other fields" if taken else "is no namelist of an scf"
                 )
                 raise InputError(f"namelists.{name}", what, f"namelists: {', '.join(_OURS)}")
+            correction = {w.lower(): v for w, v in words.items()}.get("vdw_corr", "none")
+            if correction not in _DISPERSION:
+                problem = f"pw.x knows no {correction!r}, and would compute without it"
+                raise InputError(f"namelists.{name}.vdw_corr", problem, f"one of {', '.join(sorted(_DISPERSION))}")
 
     def _folder(self, code: Code | None) -> Path:
         """Where the pseudopotentials are."""

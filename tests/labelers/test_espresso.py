@@ -251,6 +251,9 @@ def test_spin_and_further_words_reach_the_input(tmp_path, pseudos):
         ({"degauss_Ry": -1}, {"Al"}, "degauss_Ry: expected a number > 0"),
         ({"namelists": {"system": {"ecutwfc": 3}}}, {"Al"}, "namelists.system: sets ecutwfc"),
         ({"namelists": {"system": {"starting_magnetization(1)": 3}}}, {"Al"}, "namelists.system: sets starting_mag"),
+        ({"starting_magnetization": {"Fe": 0.5}}, {"Al"}, r"starting_magnetization\.Fe: is of an element"),
+        ({"starting_magnetization": {"Al": 2}}, {"Al"}, r"starting_magnetization\.Al: expected a number from -1 to 1"),
+        ({"namelists": {"system": {"vdw_corr": "dft-d4"}}}, {"Al"}, r"system\.vdw_corr: pw.x knows no 'dft-d4'"),
         ({"namelists": {"ions": {}}}, {"Al"}, "namelists.ions: is no namelist"),
     ],
 )

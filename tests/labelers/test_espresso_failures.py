@@ -475,6 +475,24 @@ def test_a_launcher_that_fails_is_the_machines_fault(tmp_path, behind, text):
         LOOSE.label(TWO, behind(text), tmp_path / "w")
 
 
+@needs_pw
+@pytest.mark.parametrize(
+    ("word", "value", "said"),
+    [("vdw_cor", "dft-d3", "bad line in namelist &system"), ("input_dft", "foo", "FOO: unrecognized dft")],
+)
+def test_words_that_pw_does_not_know_are_no_structures_fault(tmp_path, word, value, said):
+    with pytest.raises(InputError, match=said):
+        replace(LOOSE, namelists={"system": {word: value}}).label(TWO, CODE, tmp_path)
+    assert not list(tmp_path.glob("*.h5"))
+
+
+def test_a_full_disk_is_the_machines_fault(tmp_path, behind):
+    text = "echo Program PWSCF; echo 'Fortran runtime error: No space left on device' >&2; exit 2"
+    with pytest.raises(InfrastructureError, match=r"No space left on device, see .*pw\.out"):
+        LOOSE.label(TWO, behind(text), tmp_path / "w")
+    assert not list((tmp_path / "w").glob("*.h5"))
+
+
 # ---- scratch -------------------------------------------------------------------------------------------------------
 
 

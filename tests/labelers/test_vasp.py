@@ -400,6 +400,15 @@ def test_what_time_or_memory_may_mend_is_tried_again_the_rest_is_not(library, tm
         assert verdict.ok is again
 
 
+def test_a_full_disk_is_not_the_structures_fault(library, tmp_path):
+    words = ("/bin/sh", "-c", "echo 'forrtl: No space left on device'; exit 1")
+    code = Code("vasp", command=words, settings={"potcars": str(library)})
+    with pytest.raises(InfrastructureError, match=r"No space left on device, see .*vasp\.out"):
+        labeler().label(cell(1), code, tmp_path)
+    assert not list(tmp_path.glob("*.h5"))
+    assert not list(tmp_path.rglob("POTCAR"))
+
+
 def test_a_machine_that_cannot_start_vasp_is_not_the_structures_fault(library, tmp_path):
     broken = tmp_path / "vasp_std"
     broken.write_text("#!/no/such/interpreter\n")
