@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -429,16 +429,25 @@ def _evaluate(c: _Context, args: Mapping[str, Any]) -> dict[str, Any]:
     from alflow.science.evaluate import EvaluateSettings, evaluate
 
     asked = iter(range(10**6))
+    theories = {c.stage.labeler.theory(c.code).fingerprint, *c.stage.same_theory}
 
     def reference(frames: Frames) -> Labels:
         workdir = c.here / f"reference-{next(asked):03d}"
         workdir.mkdir(exist_ok=True)
-        return c.stage.labeler.label(frames, c.code, workdir, Limits(halt=_halt(c.here)))[0]
+        return _comparable(
+            frames, *c.stage.labeler.label(frames, c.code, workdir, Limits(halt=_halt(c.here))), theories
+        )
 
     model = _model(str(c.root / args["model"]))
     elements = registry.read_manifest(c.root / args["model"]).elements
     settings = c.stage.evaluate or EvaluateSettings()
     return evaluate(model, reference, c.stage.builder, settings, c.rng, elements, _frames(c.root, args.get("source")))
+
+
+def _comparable(frames: Frames, labels: Labels, verdicts: Sequence[Verdict], theories: Collection[str]) -> Labels:
+    """The labels without those that a correction has moved to a level of theory that is not among `theories`."""
+    own = np.flatnonzero([v.ok and (v.theory is None or v.theory.fingerprint in theories) for v in verdicts])
+    return labels if len(own) == len(frames) else _spread(labels.take(frames, own), frames.take(own), frames, own)
 
 
 _VERBS: dict[Verb, Callable[[_Context, Mapping[str, Any]], dict[str, Any]]] = {
