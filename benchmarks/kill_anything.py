@@ -50,7 +50,16 @@ def main() -> None:
         words = " ".join(["python benchmarks/kill_anything.py", *without_out(sys.argv[1:])])
         asked = f"Asked for {args.rounds} rounds here and {args.slurm_rounds} on Slurm"
         asked += f", no new one after {args.until}" if args.until else ""
-        title = ["# Kill anything", "", *(__doc__ or "").splitlines()[2:-4], "", f"`{words}`", "", f"{begun}.", ""]
+        title = [
+            "# Kill anything",
+            "",
+            *(__doc__ or "").split("\nRun:")[0].splitlines()[2:],
+            "",
+            f"`{words}`",
+            "",
+            f"{begun}.",
+            "",
+        ]
         args.out.write_text("\n".join([*title, f"{asked}; {len(done)} were played.", "", *lines]) + "\n")
     if all(r.good for r in done):
         shutil.rmtree(top)

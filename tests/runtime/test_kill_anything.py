@@ -36,22 +36,17 @@ def test_draws_are_repeatable_and_kill_everything():
     assert {k.victim for s in range(100) for k in Draw.of(s, on_slurm=True).kills} == set(Victim)
 
 
-def test_one_of_each_kind(reference, tmp_path):
-    """In the middle of the first labels: their task is lost with the worker, the pool, the interchange, all of it."""
+def test_rounds(reference, tmp_path):
+    """One of each kind in the middle of the first labels, and random ones beside it: a round mostly waits."""
     victims = (Victim.WORKER, Victim.INTERCHANGE, Victim.COORDINATOR, Victim.MANAGER)
     some = tuple(Kill(v, 6 + 4 * i, 0.1, 0.5) for i, v in enumerate(victims))
-    came = kills.play(Draw(0, "one lane", "rounds", 0.2, some, patient=True), tmp_path / "round", reference)
-    assert came.good, came.line
-    assert came.killed == list(victims)
-    assert came.exits == [1, -9, 0], "an interchange that is gone ends the coordinator; workers and pools do not"
-
-
-def test_random_rounds(reference, tmp_path):
-    with ThreadPoolExecutor(2) as pool:  # a round mostly waits
-        draws = map(Draw.of, range(FIRST, FIRST + ROUNDS))
+    draws = [Draw(-1, "one lane", "rounds", 0.2, some, patient=True), *map(Draw.of, range(FIRST, FIRST + ROUNDS))]
+    with ThreadPoolExecutor(3) as pool:
         rounds = list(pool.map(lambda d: kills.play(d, tmp_path / str(d.seed), reference), draws))
     sys.stdout.write("\n".join(r.line for r in rounds))
     assert not [r.line for r in rounds if not r.good]
+    assert rounds[0].killed == list(victims)
+    assert rounds[0].exits == [1, -9, 0], "an interchange that is gone ends the coordinator; workers and pools do not"
 
 
 @pytest.mark.requires_program("slurmctld", "/usr/sbin/slurmctld")
