@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import shutil
 import tempfile
@@ -291,13 +292,22 @@ def _species(frame: Frames) -> list[str]:
 
 
 def _prepared(folder: Path, scratch: Path | None) -> Path:
-    """An empty, private folder to run in: `folder` itself, or one on scratch. What an interrupted run left goes."""
+    """An empty, private folder to run in: `folder` itself, or one on scratch. What an interrupted run left goes.
+
+    On scratch it has the same name whenever the calculation is done again, so that no POTCAR of a killed one stays.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)
     if scratch is None:
         return folder
     scratch.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=scratch))  # mode 0700
+    place = scratch / f"{folder.name}-{hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:12]}"
+    shutil.rmtree(place, ignore_errors=True)
+    try:
+        place.mkdir(mode=0o700)
+    except FileExistsError:  # another user's
+        return Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=scratch))  # mode 0700
+    return place
 
 
 def _put_away(run_dir: Path, folder: Path) -> None:

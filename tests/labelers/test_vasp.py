@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import stat
+import subprocess
 import sys
 import tarfile
 from collections.abc import Mapping
@@ -306,6 +307,28 @@ def test_what_an_interrupted_run_left_is_cleared_away(library, tmp_path):
     assert verdict.cause is Cause.OUTPUT
     assert not (folder / "POTCAR").exists()
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_what_a_killed_worker_left_on_scratch_is_cleared_away(library, tmp_path):
+    script = f"""
+import os, pathlib
+from alflow.engines.vasp_care import VaspProgram
+from alflow.labelers.vasp import Part
+from alflow.interfaces import Code
+from alflow.core.frames import Frames
+run = VaspProgram.run
+VaspProgram.run = lambda self, directory: (run(self, directory), os.kill(os.getpid(), 9))
+code = Code("vasp", {FAKE!r}, settings={{"potcars": {str(library)!r}}}, scratch=pathlib.Path({str(tmp_path)!r}) / "s")
+frame = Frames.single([13], [[0, 0, 0]], [[0, 2, 2], [2, 0, 2], [2, 2, 0]])
+part = Part(potcar_symbols={{"Al": "Al", "Cu": "Cu"}}, encut_eV=300, kpoints=(2, 2, 2))
+part.label(frame, code, pathlib.Path({str(tmp_path)!r}) / "w")
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
+    assert list(tmp_path.rglob("POTCAR"))
+    frame = Frames.single([13], [[0, 0, 0]], [[0, 2, 2], [2, 0, 2], [2, 2, 0]])
+    _, (verdict,) = labeler().label(frame, vasp(library, scratch=tmp_path / "s"), tmp_path / "w")
+    assert verdict.ok
+    assert not list(tmp_path.rglob("POTCAR"))
 
 
 # ---- inputs and energies -------------------------------------------------------------------------------------------
