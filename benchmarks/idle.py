@@ -142,9 +142,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
     ones, idles = table(args.labels, args.width, args.seed, 1, ())
     fours, _ = table(args.labels, args.width, args.seed, 4, ("stream",))
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     text = [
         "# GPU idle on 500 nodes of 4 GPUs, in virtual time",
