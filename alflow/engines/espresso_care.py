@@ -67,7 +67,7 @@ class Trouble(StrEnum):
 def diagnose(text: str) -> tuple[Trouble, str] | None:
     """What went wrong, by the output, and in words; None where it reports no error."""
     error, runtime = _ERROR.search(text), _RUNTIME.search(text)
-    if _MEMORY.search(text):
+    if _MEMORY.search(text) and "JOB DONE." not in text:  # an MPI that warns at its start is none
         return Trouble.MEMORY, "not enough memory"
     if error:
         routine, said = error["new"] or error["old"], error["said"].strip()

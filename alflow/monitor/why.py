@@ -139,7 +139,7 @@ def _found(run_dir: Path, history: History, name: str) -> str:
 def _numbered(run_dir: Path, task: TaskRecord, number: int) -> str:
     path = str(task.result.get("path", ""))
     if task.verb in _LABELS:
-        path, start, _ = task.args["frames"]
+        path, start, *_ = task.args["frames"]
         number += int(start)
     try:
         return read_shard(run_dir / path, number, number + 1).frames.ids()[0]
@@ -151,7 +151,7 @@ def asked(run_dir: Path, history: History) -> Iterator[tuple[TaskRecord, Shard, 
     """Every label task with what it was asked, and the ids."""
     for task in history.tasks.values():
         if task.verb in _LABELS:
-            path, start, stop = task.args["frames"]
+            path, start, stop, *_ = task.args["frames"]
             try:
                 shard = read_shard(run_dir / path, start, stop)
             except DataError:

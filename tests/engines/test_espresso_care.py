@@ -104,6 +104,9 @@ def test_outputs_of_the_real_program(file, trouble, words):
 def test_a_converged_output_shows_no_trouble():
     assert diagnose((DATA / "converged.out").read_text()) is None
     assert diagnose("") is None
+    warned = "mpi: cannot allocate huge pages\n"
+    assert diagnose(warned + (DATA / "converged.out").read_text()) is None
+    assert diagnose(warned + (DATA / "converged.out").read_text().partition("JOB DONE.")[0])[0] is Trouble.MEMORY
 
 
 @pytest.mark.parametrize(
