@@ -87,6 +87,7 @@ class Part:
 
     def theory(self, code: Code | None) -> Theory:  # noqa: ARG002 -- where it runs is no theory
         content = {str(f.absolute()): f"{f.name}:{digest(f)}" for f in self._files()}
+        content |= self._in_folders()
         settings = {k: v for k, v in self.settings.items() if k not in _NOT_THEORY}
         return Theory(
             "ase",
@@ -163,6 +164,19 @@ class Part:
         """Every file that decides the numbers: `files`, and absolute paths in `settings`."""
         named = (Path(v) for v in _texts(self.settings) if v.startswith("/"))
         return [*self.files, *(p for p in named if p.is_file())]
+
+    def _in_folders(self) -> dict[str, str]:
+        """Of absolute folders in `settings`: what stands for them, and for the files there that other settings name.
+
+        A folder of which nothing is named stands for itself: what is in it may decide.
+        """
+        texts, found = set(_texts(self.settings)), dict[str, str]()
+        for place in (v for v in texts if v.startswith("/") and Path(v).is_dir()):
+            folder = Path(place)
+            files = [folder / v for v in texts if v and not v.startswith("/") and (folder / v).is_file()]
+            if files:
+                found |= {str(f.relative_to(folder)): f"{f.name}:{digest(f)}" for f in files} | {place: "folder"}
+        return found
 
     def _check_fields(self, elements: frozenset[str], code: Code | None) -> None:
         if not _NAME.fullmatch(self.calculator):

@@ -105,6 +105,21 @@ def test_the_energy_of_the_forces_is_taken_unless_told_otherwise(tmp_path):
     assert energy("spin", moments_muB={"Fe": 2.0}) == -11.5
 
 
+def test_files_in_a_folder_that_settings_name_count_by_content_not_by_place(tmp_path):
+    def fingerprint(place, text):
+        (tmp_path / place).mkdir(exist_ok=True)
+        (tmp_path / place / "Al.UPF").write_text(text)
+        settings = {"pseudo_dir": f"{tmp_path / place}/", "pseudopotentials": {"Al": "Al.UPF"}}
+        return Part(calculator="espresso", settings=settings).theory(None).fingerprint
+
+    assert fingerprint("here", "one") == fingerprint("there", "one") != fingerprint("there", "two")
+    others = {
+        Part(calculator="gpaw", settings={"setups": str(tmp_path / p)}).theory(None).fingerprint
+        for p in ("here", "there")
+    }
+    assert len(others) == 2  # nobody can tell what is in them
+
+
 def test_a_label_does_not_depend_on_what_came_before_unless_asked_to(tmp_path):
     frames = Frames.concat([jiggled(s, 5) for s in range(3)])
     part = Part(calculator="odd_calculators.Remembers", stress=False)
