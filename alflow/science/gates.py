@@ -94,7 +94,8 @@ class Gates:
         finite[frames.frame_of_atom[~np.isfinite(frames.positions).all(axis=1)]] = False
         heights, longest = _heights(frames)
         least = heights.min(axis=1)
-        flat = frames.pbc.all(axis=1) & ~(frames.volumes > _NO_VOLUME_A3)
+        with np.errstate(invalid="ignore"):  # NaN is a verdict
+            flat = frames.pbc.all(axis=1) & ~(frames.volumes > _NO_VOLUME_A3)
         tests: tuple[tuple[Bools, Callable[[int], str]], ...] = (
             (~finite, lambda _: "positions or cell are not finite"),
             (flat, lambda _: "the lattice vectors span no volume"),

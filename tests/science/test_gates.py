@@ -121,3 +121,9 @@ def test_labels(change, settings, words):
 def test_an_empty_range_of_energies_is_refused():
     with pytest.raises(InputError, match=r"energy_eV_atom: is no range: 1 is not below -1"):
         Gates(energy_eV_atom=(1, -1))
+
+
+def test_cells_that_are_no_numbers_are_refused_without_a_word():
+    cells = [np.full((3, 3), np.nan), np.full((3, 3), np.inf), np.diag([np.inf, 4, 4]), np.eye(3) * 4]
+    told = Gates().before(Frames.concat([Frames.single([13], [[0, 0, 0]], c) for c in cells]))
+    assert [v and v.reason for v in told] == ["positions or cell are not finite"] * 3 + [None]
