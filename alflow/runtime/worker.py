@@ -344,9 +344,10 @@ def _sorted_out(c: _Context, args: Mapping[str, Any], all_: Shard, verdicts: Seq
 
 
 def _aside(c: _Context, name: str, shard: Shard, which: Sequence[int]) -> dict[str, Any]:
+    if not which:
+        return {"n": 0}
     path = c.here / f"{name}.h5"
-    if which:
-        write_shard(path, shard.take(list(which)))
+    write_shard(path, shard.take(list(which)))
     return {"path": c.relative(path), "n": len(which)}
 
 

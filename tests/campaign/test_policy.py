@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from alflow.campaign import policy
 from alflow.campaign.model import (
+    Amended,
     Arrived,
     Batch,
     Cancelled,
@@ -442,3 +444,37 @@ def test_initial_labels_that_all_need_a_second_try_are_waited_for():
     events = decide(plan, state)
     assert [e.task.verb for e in events] == [Verb.RELABEL] * 4
     assert all(e.task.args["home"] == label and e.task.args["level"] == 1 for e in events)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("seed", range(5))
+def test_large_sets_are_given_out_and_merged_in_portions(name, seed, monkeypatch):
+    plan = ALL[name]
+    plan = replace(plan, policy=replace(plan.policy, initial=60, label_batch=1), until=Until(max_rounds=2))
+    monkeypatch.setattr(policy, "MOST_OPEN", 7)
+    monkeypatch.setattr(policy, "MERGE_MOST", 5)
+    world = World([plan], seed)
+    most, record = 0, world._record
+
+    def counted(events):
+        nonlocal most
+        record(events)
+        most = max(most, *(world.state.active(Verb.LABEL, loop=k) for k in range(len(world.state.loops))))
+
+    world._record = counted
+    state = world.run()
+    assert not state.closed
+    assert most == 7
+    assert len(world.bought) == len(set(world.bought)) >= 60
+    merges = world.submitted(Verb.MERGE)
+    assert max(len(t.args["labelled"]) for t in merges) == 5
+    merged = [tuple(b) for t in merges for b in t.args["labelled"]]
+    assert len(merged) == len(set(merged)) == len(world.bought)
+    assert fold(world.events).archive == state.archive
+
+
+def test_a_stage_amended_gives_out_tasks_that_say_so():
+    state = fold([Amended(0, {"until.max_labels": "9"})])
+    assert all(e.task.args["amended"] == 1 for e in decide(ROUNDS, state))
+    assert state.amendments == [{"stage": 0, "changes": {"until.max_labels": "9"}}]
+    assert all("amended" not in e.task.args for e in decide(ROUNDS, State()))
