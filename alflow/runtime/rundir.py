@@ -12,11 +12,11 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import yaml
 
-from alflow.errors import RunError
+from alflow.errors import InfrastructureError, RunError
 from alflow.runtime import layout
 from alflow.store.files import write_text
 
@@ -96,8 +96,9 @@ def locked(run_dir: Path) -> Iterator[None]:
 
     Raises:
         RunError: another one is at work.
+        InfrastructureError: the run directory cannot be written.
     """
-    with (run_dir / layout.LOCK).open("a+") as f:
+    with _lock_file(run_dir) as f:
         try:
             _take(f.fileno())
         except BlockingIOError as exc:
@@ -107,10 +108,24 @@ def locked(run_dir: Path) -> Iterator[None]:
                 f"is being run by process {who.get('pid', '?')} on {who.get('host', '?')}",
                 f"watch it with `alflow status {run_dir}`, or end it with `alflow stop {run_dir}`",
             ) from exc
-        f.truncate(0)
-        f.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}))
-        f.flush()
+        with _written(run_dir):
+            who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+            f.truncate(0)
+            os.write(f.fileno(), json.dumps(who).encode())  # past Python's buffer, which would try again at the end
         yield
+
+
+def _lock_file(run_dir: Path) -> TextIO:
+    with _written(run_dir):
+        return (run_dir / layout.LOCK).open("a+")
+
+
+@contextmanager
+def _written(run_dir: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise InfrastructureError(f"{run_dir}: cannot be written: {exc}; nothing was started") from exc
 
 
 def _take(file: int, tries: int = 10) -> None:

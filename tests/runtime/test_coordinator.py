@@ -230,3 +230,10 @@ def test_a_journal_of_a_newer_alflow_is_left_alone(run):
     with pytest.raises(Exception, match="a newer alflow made it: upgrade alflow"):
         campaign_run.resume(run, inline)
     assert (run / layout.JOURNAL).read_text() == json.dumps({"schema": 99}) + "\n"
+
+
+def test_a_run_directory_that_cannot_be_written_is_told_in_words(run):
+    (run / layout.LOCK).mkdir()  # root, whom no permission stops, cannot write that either
+    with pytest.raises(InfrastructureError, match=r"cannot be written: .*; nothing was started"):
+        campaign_run.resume(run, inline)
+    assert not (run / layout.JOURNAL).exists()
