@@ -432,7 +432,7 @@ def apply(state: State, event: Event) -> None:
         case Failed(task_id, kind):
             task = _close(state, task_id)
             state.failures[kind] += 1
-            _failed(state, state.loops[task.loop], task)
+            _failed(state, state.loops[task.loop], task, kind)
         case Retried(task_id, kind):
             if task_id not in state.open:
                 raise JournalError(f"task {task_id!r} was retried but is not open")
@@ -628,8 +628,21 @@ _FINISHED = {
 }
 
 
-def _failed(state: State, loop: Loop, task: Task) -> None:
+def comes_apart(task: Task, kind: FailureKind) -> bool:
+    """Whether the frames of a label task that failed are tried one by one.
+
+    Some of them may have been bought before it failed, in its folder, and one may be what ends every worker.
+    """
+    return task.verb is Verb.LABEL and Batch(*task.args["frames"]).n > 1 and kind in _MACHINES
+
+
+_MACHINES: Final = frozenset({FailureKind.INFRASTRUCTURE, FailureKind.RESOURCE, FailureKind.HALTED})
+
+
+def _failed(state: State, loop: Loop, task: Task, kind: FailureKind) -> None:
     match task.verb:
+        case Verb.LABEL if comes_apart(task, kind) and not state.ending:
+            loop.again.append(Again(Batch(*task.args["frames"]), task.id, 0))
         case Verb.LABEL | Verb.RELABEL:
             n = Batch(*task.args["frames"]).n
             state.unbought += n

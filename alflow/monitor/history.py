@@ -16,13 +16,16 @@ from alflow.campaign.model import (
     Ending,
     Event,
     Failed,
+    FailureKind,
     Finished,
     Reopened,
     Resources,
     Retried,
     StageDone,
     Submitted,
+    Task,
     Verb,
+    comes_apart,
 )
 from alflow.errors import RunError
 from alflow.runtime import layout
@@ -322,7 +325,11 @@ class History:
         task = self.tasks.get(task_id)
         verb = str(task.verb) if task is not None else ""
         self.failures.append(Failure(t, task_id, verb, str(kind), detail, log, retried))
-        if task is not None and task.verb in _LABELS and not retried:
+        if task is None or task.verb not in _LABELS or retried:
+            return
+        if comes_apart(Task(task.id, task.verb, task.args), FailureKind(kind)) and not self.ending:
+            self.waiting += task.frames
+        else:
             self._count(t, 0, task.frames)
             self._label_failed(f"task failed ({kind})", task.frames, detail, log, task_id)
 

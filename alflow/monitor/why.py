@@ -168,7 +168,7 @@ def _of_structure(run_dir: Path, history: History, name: str) -> Story:
         if not story.lines:
             story.lines += _proposed(history, shard, i)
         story.lines.append(
-            Line(task.submitted, f"{'asked once more' if task.args.get('level') else 'asked'}: {task.id}")
+            Line(task.submitted, f"{'asked once more' if task.verb is Verb.RELABEL else 'asked'}: {task.id}")
         )
         story.outcome, lines = _answer(run_dir, history, task, name)
         story.lines += lines

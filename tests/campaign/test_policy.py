@@ -478,3 +478,19 @@ def test_a_stage_amended_gives_out_tasks_that_say_so():
     assert all(e.task.args["amended"] == 1 for e in decide(ROUNDS, state))
     assert state.amendments == [{"stage": 0, "changes": {"until.max_labels": "9"}}]
     assert all("amended" not in e.task.args for e in decide(ROUNDS, State()))
+
+
+@pytest.mark.parametrize("name", ["rounds", "stream"])
+def test_one_frame_that_ends_every_worker_does_not_take_its_batch_along(name):
+    def fail(task, _):
+        path, start, stop = task.args.get("frames", ("", 0, 0))
+        return FailureKind.INFRASTRUCTURE if "build" in path and start <= 1 < stop else None
+
+    world = World([ALL[name]], 1, fail)
+    state = world.run()
+    asked = {(t.args["frames"][0], i) for t in world.submitted(Verb.LABEL) for i in range(*t.args["frames"][1:])}
+    alone = [t for t in world.submitted(Verb.RELABEL) if t.args["frames"][1] != 1]
+    assert alone
+    assert all(t.args["home"].startswith("0-label") and t.args["level"] == 0 for t in alone)
+    assert sum(b.n for b in state.archive[0]) == len(asked) - 1
+    assert len(world.failures()) == 2  # the batch, then the frame

@@ -64,14 +64,22 @@ def test_failures_retries_and_cancellations_are_kept_apart():
     h.add(110.0, [Finished(tasks[0].id, {"n": 4, "failures": [failure]})])
     h.add(111.0, [Failed(tasks[1].id, FailureKind.RESOURCE, "out of memory", "/log/b")])
     h.add(112.0, [Cancelled(tasks[2].id, "goal reached")])
-    assert h.counts == {"label": {"finished": 1, "failed": 1, "cancelled": 1, "open": 1}}
-    assert h.labels == [(110.0, 4, 1), (111.0, 4, 6)]
+    assert h.counts["label"] == {"finished": 1, "failed": 1, "cancelled": 1, "open": 1}
+    assert h.labels == [(110.0, 4, 1)]
+    assert h.waiting == 5  # the frames of the second are tried one by one
+    single = Task("0-relabel-000000", Verb.RELABEL, {"stage": 0, "frames": ["x.h5", 0, 1], "home": tasks[1].id})
+    h.add(113.0, [Submitted(single)])
+    h.add(114.0, [Failed(single.id, FailureKind.RESOURCE, "out of memory", "/log/b")])
+    h.add(115.0, [Ending("max_labels")])
+    assert h.labels == [(110.0, 4, 1), (114.0, 4, 2), (115.0, 4, 6)]
     assert h.label_failures == {
         "unconverged": Unlabelled(1, "no convergence", "/log/s", "abc"),
-        "task failed (resource)": Unlabelled(5, "out of memory", "/log/b", tasks[1].id),
+        "task failed (resource)": Unlabelled(1, "out of memory", "/log/b", single.id),
+        "time or memory": Unlabelled(4, "the stage ended before another try", "", ""),
     }
-    assert [(f.task_id, f.retried) for f in h.failures] == [(tasks[0].id, True), (tasks[1].id, False)]
-    assert (h.started, h.last) == (100.0, 112.0)
+    told = [(tasks[0].id, True), (tasks[1].id, False), (single.id, False)]
+    assert [(f.task_id, f.retried) for f in h.failures] == told
+    assert (h.started, h.last) == (100.0, 115.0)
 
 
 def test_stages_and_endings():
