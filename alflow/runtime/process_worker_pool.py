@@ -1,8 +1,11 @@
-"""Parsl's worker pool, but for one thing: a worker that is killed while it waits for a task does not stop the others.
+"""Parsl's worker pool, but for two things that would leave it there, beating, without it ever doing a task again.
 
-Parsl's workers share a `multiprocessing.Queue`, of which a reader holds the lock for as long as it waits. One that is
-killed meanwhile never gives it back: its pool lives on and beats, but none of its workers, old or new, ever gets
-another task. Here they wait without the lock, and hold it only while they take what has come.
+Its workers share a `multiprocessing.Queue`, of which a reader holds the lock for as long as it waits. A worker that is
+killed meanwhile never gives it back, and no other, old or new, gets another task. Here they wait without the lock, and
+hold it only while they take what has come.
+
+What its workers are at is kept by a helper, a server of `multiprocessing`. Should that be killed, the pool ends: its
+tasks are given to another one.
 
 ``python -m alflow.runtime.process_worker_pool`` takes the arguments of Parsl's.
 """
@@ -11,10 +14,14 @@ from __future__ import annotations
 
 import importlib
 import multiprocessing
+import os
 import pickle
 import runpy
+import threading
 import time
-from multiprocessing.context import SpawnContext
+from multiprocessing.connection import wait
+from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.managers import SyncManager
 from multiprocessing.queues import Queue
 from queue import Empty
 from typing import Any, Final
@@ -57,9 +64,24 @@ def _left(deadline: float | None) -> float | None:
 
 
 def main() -> None:
-    """Run Parsl's pool with these queues."""
+    """Run Parsl's pool with these queues, and no longer than its helper."""
     setattr(SpawnContext, "Queue", lambda _self, _maxsize=0: Tasks())  # noqa: B010 - it is a method there
+    setattr(SpawnContext, "Manager", lambda _self: _guarded())  # noqa: B010
     runpy.run_module(_POOL, run_name="__main__", alter_sys=True)
+
+
+def _guarded() -> SyncManager:
+    helper = SyncManager(ctx=multiprocessing.get_context("spawn"))
+    helper.start()
+    threading.Thread(target=_end_with, args=(helper._process,), name="helper-guard", daemon=True).start()  # type: ignore[attr-defined]  # noqa: SLF001
+    return helper
+
+
+def _end_with(helper: SpawnProcess) -> None:
+    """End this process when its helper does, unless in order; workers end when they see that they are orphans."""
+    wait([helper.sentinel])
+    if helper.exitcode:
+        os._exit(1)
 
 
 if __name__ == "__main__":  # as the module that workers can import the queue from
