@@ -87,8 +87,10 @@ class Victim(StrEnum):
     WORKER = "worker"
     MANAGER = "worker pool"
     INTERCHANGE = "interchange"
+    HELPER = "helper of a worker pool"
+    """A server of Python's multiprocessing that a pool and its workers share."""
     ANY = "any process"
-    """One of all that work for the run: a pool's helper, a shell, Parsl's launchers, the reaper ..."""
+    """One of all that work for the run: any of these, a pool's helper, a shell, the reaper ..."""
     SLURMD = "slurmd"
     """The daemon alone: its jobs live on, and Slurm learns of it after a while. It is started again."""
     NODE = "node"
@@ -358,7 +360,7 @@ def _what(process: psutil.Process, run: Path) -> str:
     if not program.startswith("python"):
         return program if "parsl" not in program else Victim.INTERCHANGE
     if "spawn_main" in words:
-        return Victim.WORKER if _is_worker(process) else "helper of a worker pool"
+        return Victim.WORKER if _is_worker(process) else Victim.HELPER
     found = (("process_worker_pool", Victim.MANAGER), ("interchange", Victim.INTERCHANGE), (str(run), REAPER))
     return next((what for word, what in found if word in words), "python")
 
