@@ -110,8 +110,8 @@ def test_sigkill_at_any_moment_loses_no_label_and_buys_none_twice(tmp_path):
     data = Dataset.open(sorted((run / "dataset").glob("*.h5")))
     assert set(data.ids) == set(bought), "a finished label was lost"
     assert digest(run) == digest(undisturbed), "the data differ from an undisturbed campaign's"
-    *_, (_, last) = read_lines(run / layout.JOURNAL)
-    assert type(last[-1]).__name__ == "Closed"
+    closed = [e for _, line in read_lines(run / layout.JOURNAL) for e in line if type(e).__name__ == "Closed"]
+    assert [e.failed for e in closed] == [False]
     assert not rundir.is_locked(run)
     deadline = time.monotonic() + 30
     while processes_of(run) and time.monotonic() < deadline:
