@@ -41,7 +41,7 @@ class Times:
     idle: float
 
 
-LOCAL: Final = Times(heartbeat=2, threshold=60, poll=1, status=5, idle=600.0)
+LOCAL: Final = Times(heartbeat=2, threshold=20, poll=1, status=5, idle=600.0)
 REMOTE: Final = Times(heartbeat=15, threshold=120, poll=5, status=60, idle=120.0)
 
 

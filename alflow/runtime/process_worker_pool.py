@@ -26,6 +26,7 @@ from multiprocessing.queues import Queue
 from queue import Empty
 from typing import Any, Final
 
+_MOMENT_S: Final = 0.01
 _POOL: Final = "parsl.executors.high_throughput.process_worker_pool"
 
 
@@ -80,6 +81,8 @@ def _guarded() -> SyncManager:
 def _end_with(helper: SpawnProcess) -> None:
     """End this process when its helper does, unless in order; workers end when they see that they are orphans."""
     wait([helper.sentinel])
+    while helper.exitcode is None:  # its files are closed a moment before it has a status
+        time.sleep(_MOMENT_S)
     if helper.exitcode:
         os._exit(1)
 

@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import queue
 import signal
+import subprocess
+import sys
 import time
 from multiprocessing.queues import Queue
 
@@ -79,3 +81,22 @@ def test_many_readers_take_each_item_once():
     for reader in readers:
         reader.join(30.0)
         assert reader.exitcode == 0
+
+
+POOL_WITHOUT_HELPER = """
+import os, signal, time
+from alflow.runtime import process_worker_pool as pool
+
+if __name__ == "__main__":
+    helper = pool._guarded()
+    os.kill(helper._process.pid, signal.SIGKILL)
+    time.sleep(60)
+"""
+
+
+def test_a_pool_ends_with_its_helper(tmp_path):
+    """Several at once, since a helper's files are closed a moment before it has a status to be asked for."""
+    script = tmp_path / "pool.py"
+    script.write_text(POOL_WITHOUT_HELPER)
+    pools = [subprocess.Popen([sys.executable, str(script)], stderr=subprocess.DEVNULL) for _ in range(6)]
+    assert [pool.wait(50.0) for pool in pools] == [1] * 6
