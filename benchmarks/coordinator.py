@@ -6,8 +6,8 @@
     raw HTEX    as many tasks that burn the processor time and wait the rest of the wall time of the campaign's label
                 tasks (their medians, measured in it), through a bare Parsl DataFlowKernel of the same configuration
 
-The share is label tasks a second, from the first that is given out to the last that is written down, against raw tasks
-a second. Replay is the journal read from disk and folded into the state, as `alflow resume` does. The memory is the
+The share is label tasks a second, from the first that a worker begins (builds come before it) to the last that is
+written down, against raw tasks a second. Replay is the journal read from disk and folded into the state, as `alflow resume` does. The memory is the
 peak of the coordinator's process, Parsl's data-flow kernel included.
 
 Run: python benchmarks/coordinator.py [--configurations 223660] [--label-batch 20] [--out FILE]
@@ -16,6 +16,7 @@ Run: python benchmarks/coordinator.py [--configurations 223660] [--label-batch 2
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import platform
 import resource
@@ -94,7 +95,7 @@ class Watch:
 
     def __init__(self, run: Path) -> None:
         self.run = run
-        self.first, self.last, self.tasks, self.shards = 0.0, 0.0, 0, 0
+        self.first, self.last, self.tasks = math.inf, 0.0, 0
         self.durations: list[float] = []
         self.cpu = [0.0, 0.0]
 
@@ -103,9 +104,10 @@ class Watch:
             match event:
                 case Submitted(task) if task.verb is Verb.LABEL:
                     if not self.tasks:
-                        self.first, self.cpu[0] = t, time.process_time()
+                        self.cpu[0] = time.process_time()
                     self.tasks += 1
                 case Finished(task_id, result) if "-label-" in task_id:
+                    self.first = min(self.first, result["started"])
                     self.last, self.cpu[1] = t, time.process_time()
                     self.durations.append(result["ended"] - result["started"])
                 case Submitted(task) if task.verb is Verb.FIT:
