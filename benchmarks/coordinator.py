@@ -7,8 +7,8 @@
                 tasks (their medians, measured in it), through a bare Parsl DataFlowKernel of the same configuration
 
 The share is label tasks a second, from the first that a worker begins (builds come before it) to the last that is
-written down, against raw tasks a second. Replay is the journal read from disk and folded into the state, as `alflow resume` does. The memory is the
-peak of the coordinator's process, Parsl's data-flow kernel included.
+written down, against raw tasks a second. Replay is the journal read from disk and folded into the state, as
+`alflow resume` does. The memory is the peak of the coordinator's process, Parsl's data-flow kernel included.
 
 Run: python benchmarks/coordinator.py [--configurations 223660] [--label-batch 20] [--out FILE]
 """
