@@ -54,15 +54,15 @@ class ExternalModel:
             lmp.command(line)
         lmp.set_fix_external_callback(_FIX, self._push)
 
-    def run(self, steps: int) -> None:
-        """Run so many steps.
+    def run(self, steps: int, options: str = "") -> None:
+        """Run so many steps, with `options` of LAMMPS's ``run`` such as ``pre no post no``.
 
         Raises:
             Exception: what the model raised, or LAMMPS.
         """
         self._failure = None
         try:
-            self._lmp.command(f"run {steps}")
+            self._lmp.command(f"run {steps} {options}")
         finally:
             if self._failure is not None:
                 raise self._failure
