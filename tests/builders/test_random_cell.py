@@ -34,6 +34,20 @@ class TestTinyCells(BuilderContract):
     min_distance_A = 1.9
 
 
+class TestSkewed(BuilderContract):
+    """Any shape of cell: what the entropy sampler starts from."""
+
+    part = Part(
+        species={"W": 1},
+        edge_A=(3, 9),
+        angles_deg=(55, 125),
+        density_g_cm3=(15, 22),
+        min_distance_A=1.9,
+        n_atoms=(2, 40),
+    )
+    min_distance_A = 1.9
+
+
 def densities(frames, mass):
     return frames.sizes * mass * U_A3_g_cm3 / frames.volumes
 
@@ -50,6 +64,25 @@ def test_the_drawn_distributions_are_the_papers():
 def test_atom_number_is_the_rounded_density():
     frames = Part(species={"Al": 1}, density_g_cm3=(2.7, 2.7)).build(50, np.random.default_rng(0))
     np.testing.assert_array_equal(frames.sizes, np.round(2.7 * frames.volumes / (AL * U_A3_g_cm3)))
+
+
+def test_angles_are_drawn_apart_and_the_density_is_that_of_the_skewed_cell():
+    frames = Part(species={"Al": 1}, angles_deg=(70, 110)).build(300, np.random.default_rng(5))
+    edges = np.linalg.norm(frames.cell, axis=2)
+    unit = frames.cell / edges[..., None]
+    angles = np.degrees(np.arccos(np.einsum("nka,nka->nk", unit[:, [1, 2, 0]], unit[:, [2, 0, 1]])))
+    assert stats.kstest(angles.ravel(), stats.uniform(70, 40).cdf).pvalue > 1e-3
+    assert stats.kstest(edges.ravel(), stats.uniform(10.5, 6.5).cdf).pvalue > 1e-3
+    assert stats.kstest(densities(frames, AL), stats.uniform(1.80, 2.25).cdf).pvalue > 1e-3
+    assert (np.linalg.det(frames.cell) > 0).all()
+
+
+@pytest.mark.parametrize("angles", [(20, 160), (50, 60), (100, 119)])
+def test_cells_that_cannot_be_are_drawn_again(angles):
+    part = Part(species={"Al": 1}, edge_A=(4, 9), angles_deg=angles, density_g_cm3=(1.8, 2.5))
+    part.check()
+    for f in part.build(20, np.random.default_rng(0)):
+        assert closest_pair_A(f) >= 1.8 - 1e-12
 
 
 def test_positions_fill_the_cell_evenly():
@@ -139,6 +172,10 @@ def test_rare_atom_numbers_end_with_a_reason(monkeypatch):
         ({"species": {"Al": (2, 1)}}, "species: expected amounts"),
         ({"edge_A": (17, 10)}, "edge_A: expected 0 < smallest <= largest"),
         ({"edge_A": (1, 2)}, "edge_A: .*its own image"),
+        ({"angles_deg": (110, 70)}, "angles_deg: expected 0 <"),
+        ({"angles_deg": (90, 180)}, "angles_deg: no cell"),
+        ({"angles_deg": (120, 130)}, "angles_deg: no cell has angles of 120 to 130"),
+        ({"n_atoms": (450, 460), "angles_deg": (80, 80)}, "n_atoms: no cell can hold"),
         ({"density_g_cm3": (0, 2)}, "density_g_cm3: expected 0 <"),
         ({"density_g_cm3": (float("nan"), 2)}, "density_g_cm3: expected 0 <"),
         ({"min_distance_A": 0}, "min_distance_A: expected a distance > 0"),
