@@ -34,7 +34,7 @@ from alflow.spec.amend import amended
 from alflow.spec.site import Site, code_of, load_site
 from alflow.spec.workflow import Stage, Workflow, load
 from alflow.store.dataset import Dataset
-from alflow.store.files import check_digest, digest, write_json, written_whole
+from alflow.store.files import check_digest, digest, discard_drafts, write_json, written_whole
 from alflow.store.shards import Column, Shard, read_shard, write_shard
 
 HALT_POLL_S = 0.5
@@ -366,6 +366,7 @@ def _merge(c: _Context, args: Mapping[str, Any]) -> dict[str, Any]:
     parts = [_read(c.root, b) for b in args["labelled"]]
     data = Dataset.join(parts, c.stage.same_theory)
     path = c.root / layout.shard_path(args["stage"], int(c.id.rpartition("-")[2]))
+    discard_drafts(path)
     write_shard(path, Shard(data.frames, data.columns, data.labels, data.theory))
     return _sealed(c, {"path": c.relative(path), "n": len(data)})
 
@@ -389,6 +390,7 @@ def _fit(c: _Context, args: Mapping[str, Any]) -> dict[str, Any]:
 def _calibrate(c: _Context, args: Mapping[str, Any]) -> dict[str, Any]:
     data = _dataset(c, args)
     folder = c.root / layout.model_dir(args["stage"], args["loop"], args["version"])
+    discard_drafts(folder)
     files, fits = [], []
     for task_id, names in args["groups"]:
         source = c.root / layout.task_dir(task_id)

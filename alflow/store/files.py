@@ -28,6 +28,16 @@ def written_whole(path: Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
+def discard_drafts(path: Path) -> None:
+    """Remove what killed writers of `path` left beside it; of all files in it where it is a folder.
+
+    Nobody else may be writing them: call it holding the task's lock.
+    """
+    folder, name = (path, "*") if path.is_dir() else (path.parent, path.name)
+    for draft in folder.glob(f".{name}.*.part"):
+        draft.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path`, whole or not at all."""
     with written_whole(path) as draft:
