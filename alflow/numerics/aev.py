@@ -22,6 +22,7 @@ from alflow.core.frames import Floats, Frames, Ints
 from alflow.errors import DataError
 from alflow.numerics import aev_kernels as kernels
 from alflow.numerics.neighbors import Neighbors
+from alflow.numerics.species import species_index
 from alflow.numerics.threads import spread
 
 
@@ -128,13 +129,7 @@ class AevSettings:
         Raises:
             DataError: an atomic number that is not in `species`.
         """
-        order = np.argsort(self.species)
-        known = np.asarray(self.species)[order]
-        place = np.minimum(np.searchsorted(known, numbers), len(known) - 1)
-        if (known[place] != numbers).any():
-            strange = sorted({int(z) for z in np.unique(numbers[known[place] != numbers])})
-            raise DataError(f"descriptors know the atomic numbers {self.species}, got {strange} too")
-        return order[place].astype(np.int32)
+        return species_index(self.species, numbers)
 
 
 def features(settings: AevSettings, frames: Frames, neighbors: Neighbors, dtype: Any = np.float32) -> NDArray[Any]:

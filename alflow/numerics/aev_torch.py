@@ -6,15 +6,24 @@ It shares no formula with the compiled kernels, so each is a check of the other.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from alflow.core.frames import Frames
+from alflow.core.frames import Frames, Ints
 from alflow.numerics.aev import AevSettings
 from alflow.numerics.neighbors import Neighbors
+
+
+class HasSpecies(Protocol):
+    """Settings of descriptors that know some elements."""
+
+    def species_index(self, numbers: Ints) -> NDArray[np.int32]:
+        """Place of each atomic number among the elements, (n_atoms,)."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,7 +45,7 @@ class Geometry:
     species: Tensor
 
     @staticmethod
-    def of(settings: AevSettings, frames: Frames, neighbors: Neighbors, device: Any = "cpu") -> Geometry:
+    def of(settings: HasSpecies, frames: Frames, neighbors: Neighbors, device: Any = "cpu") -> Geometry:
         """Copy a list to `device`."""
         arrays = (neighbors.i, neighbors.j, neighbors.shift, frames.frame_of_atom)
         i, j, shift, owner = (torch.as_tensor(a.astype(np.int64), device=device) for a in arrays)
