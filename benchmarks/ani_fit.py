@@ -37,12 +37,13 @@ from torchani.sae import SelfEnergy
 from alflow.core.frames import Frames
 from alflow.numerics.neighbors import neighbor_list
 from alflow.numerics.splits import split
-from alflow.potentials._ani_data import Descriptors, Targets, Weights
-from alflow.potentials._ani_fit import folded
-from alflow.potentials._ani_net import Shape
-from alflow.potentials._ani_passes import Net, Problem
-from alflow.potentials._ani_state import Member, Progress, Schedule
-from alflow.potentials._ani_trainer import Trainer, one_thread_an_operation
+from alflow.potentials._ani_data import Descriptors
+from alflow.potentials._nets import Shape
+from alflow.potentials._nets_data import Targets, Weights
+from alflow.potentials._nets_fit import folded
+from alflow.potentials._nets_passes import Net, Problem
+from alflow.potentials._nets_state import Member, Progress, Schedule
+from alflow.potentials._nets_trainer import Trainer, one_thread_an_operation
 from alflow.potentials.ani import Part
 from alflow.store.dataset import Dataset
 from alflow.testing.morse import THEORY, morse_labels
@@ -77,7 +78,9 @@ class Ours:
         begin = time.perf_counter()
         self.descriptors = Descriptors(settings, data.frames, 64e9, strains=False)
         self.setup_s = time.perf_counter() - begin
-        targets = Targets.of(data.frames, data.labels, settings, LOSS)
+        targets = Targets.of(
+            data.frames, data.labels, settings.species, settings.species_index(data.frames.numbers), LOSS
+        )
         self.problem = Problem(self.descriptors, targets, LOSS, Shape((settings.n_features, *part.hidden, 1)))
         rng = np.random.default_rng(SEED)
         nets = [self.problem.shape.initial(rng).float() for _ in range(MEMBERS)]

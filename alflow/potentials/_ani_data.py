@@ -1,27 +1,23 @@
-"""What stays the same during a fit: scaled descriptors with their Jacobians, and labels in the units the nets see."""
+"""The descriptors of a fit of `ani`: scaled, with their Jacobians in memory as far as there is room."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from alflow.core.frames import Bools, Floats, Frames, Ints
-from alflow.core.labels import Labels
-from alflow.errors import ResourceError, UnphysicalError
+from alflow.core.frames import Floats, Frames, Ints
+from alflow.errors import ResourceError
 from alflow.interfaces import Halt, never
 from alflow.numerics import aev
 from alflow.numerics.aev import AevSettings
 from alflow.numerics.aev_jacobian import Jacobian, jacobian_bytes
 from alflow.numerics.neighbors import Neighbors, neighbor_list
-from alflow.numerics.statistics import atomic_shift
+from alflow.potentials._nets_data import SLOTS, chunks
 
-SLOTS: Final = 8
-"""Members go through a Jacobian in blocks of so many rows."""
 BLOCK_ATOMS: Final = 4096
 """Atoms whose descriptors are computed between two questions to `halt`."""
 _VOIGT: Final = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
@@ -237,72 +233,3 @@ class _Sparse:
         out = u.new_zeros((*u.shape[:2], len(self._width)))
         out[used] = torch.from_numpy(self._kept.jvp(u[used].numpy(), bend)) / self._width
         return out
-
-
-def chunks(sizes: Ints, pick: Ints, max_atoms: int) -> Iterator[Ints]:
-    """Consecutive parts of `pick` of about `max_atoms` atoms, one frame at least; `sizes` are those of all frames."""
-    if len(pick):
-        part = (np.cumsum(sizes[pick]) - 1) // max_atoms
-        yield from np.split(pick, np.flatnonzero(np.diff(part)) + 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """Weights of the loss; see `Part`."""
-
-    energy: float
-    force_A: float
-    stress: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Targets:
-    """Labels in the units of the nets: energy = atomic shifts + scale * sum of e.
-
-    Attributes:
-        species: index of each atom's species, (n_atoms,).
-        shift: energy of an atom of each species in eV, (n_species,).
-        scale: eV per unit, chosen such that the loss of a constant energy and no forces is one.
-        energy: without the shifts, (n_frames,).
-        forces: (n_atoms, 3).
-        virial: volume times stress, (n_frames, 3, 3), zero where there is none; None if stress is not fitted.
-        has_virial: where there is one, (n_frames,).
-    """
-
-    species: Ints
-    shift: Floats
-    scale: float
-    energy: Floats
-    forces: Floats
-    virial: Floats | None
-    has_virial: Bools
-
-    @staticmethod
-    def of(frames: Frames, labels: Labels, settings: AevSettings, weights: Weights) -> Targets:
-        """Labels of `frames` in the nets' units.
-
-        Raises:
-            UnphysicalError: stress is to be fitted and no frame has any, or labels are too large for floating point.
-        """
-        species = settings.species_index(frames.numbers).astype(np.int64)
-        shift = atomic_shift(frames, labels.energy, settings.species)
-        energy = labels.energy - np.add.reduceat(shift[species], frames.offsets[:-1])
-        square = np.add.reduceat((labels.forces**2).sum(1), frames.offsets[:-1])
-        loss = (weights.energy**2 * energy**2 + weights.force_A**2 * square) / frames.sizes
-        scale = float(np.sqrt(loss.mean())) or 1.0
-        if not np.isfinite(scale):
-            raise UnphysicalError(f"labels of {len(frames)} frames cannot be fitted: their spread is {scale} eV")
-        virial, has = None, np.zeros(len(frames), np.bool_)
-        if weights.stress:
-            virial, has = _virial(frames, labels, scale)
-        return Targets(species, shift, scale, energy / scale, labels.forces / scale, virial, has)
-
-
-def _virial(frames: Frames, labels: Labels, scale: float) -> tuple[Floats, Bools]:
-    """Volume times stress in units of `scale`, and which frames have one."""
-    stress = np.full((len(frames), 3, 3), np.nan) if labels.stress is None else labels.stress
-    has: Bools = np.asarray(np.isfinite(stress).all((1, 2)))
-    if not has.any():
-        raise UnphysicalError("stress_weight is set, but no label of the dataset has a stress")
-    virial: Floats = np.where(has[:, None, None], stress, 0.0) * (frames.volumes / scale)[:, None, None]
-    return virial, has

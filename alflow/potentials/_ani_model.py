@@ -7,97 +7,36 @@ itself cost one descriptor gradient each.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alflow.core.frames import Bools, Floats, Frames, Ints
+from alflow.core.frames import Floats, Frames, Ints
 from alflow.core.labels import Labels
-from alflow.errors import DataError
 from alflow.interfaces import MemberLabels
 from alflow.numerics import aev, net_kernels
 from alflow.numerics.aev import AevSettings
 from alflow.numerics.neighbors import NeighborCache, Neighbors
 from alflow.numerics.threads import spread, use_threads
-from alflow.potentials._ani_net import ALPHA, Shape
-from alflow.store.files import written_whole
-
-SCHEMA: Final = 1
+from alflow.potentials._nets import ALPHA
+from alflow.potentials._nets_model import NetMembers, TorchNets, spoil
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Members:
-    """What a file of members holds.
+class Members(NetMembers):
+    """What a file of members holds; float32."""
 
-    Attributes:
-        settings: of the descriptors.
-        hidden: widths of the hidden layers.
-        numbers: which members of the ensemble these are.
-        weights: parameters as `Shape.views` reads them, (n_members, n_species, count), float32.
-        shift_eV: energy of a lone atom of each species, for each member, (n_members, n_species), float64.
-    """
-
-    settings: AevSettings
-    hidden: tuple[int, ...]
-    numbers: tuple[int, ...]
-    weights: Tensor
-    shift_eV: Tensor
+    KIND = "ani"
+    SETTINGS = AevSettings
+    DTYPE = torch.float32
 
     @property
-    def shape(self) -> Shape:
-        """Widths of the nets."""
-        return Shape((self.settings.n_features, *self.hidden, 1))
-
-    def save(self, path: Path) -> None:
-        """Write them, whole or not at all."""
-        content = {
-            "alflow_ani": SCHEMA,
-            "settings": asdict(self.settings),
-            "hidden": list(self.hidden),
-            "numbers": list(self.numbers),
-            "weights": self.weights.detach().cpu().float().clone(),
-            "shift_eV": self.shift_eV.detach().cpu().double().clone(),
-        }
-        with written_whole(path) as draft:
-            torch.save(content, draft)
-
-    @staticmethod
-    def open(path: Path) -> Members:
-        """Read a file of members.
-
-        Raises:
-            DataError: not there, not such a file, or damaged.
-        """
-        try:
-            content: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            found = _members(content) if content.get("alflow_ani") == SCHEMA else None
-        except Exception as exc:  # torch raises whatever the damage leads to
-            raise DataError(f"{path}: cannot be read as ANI members: {exc}") from exc
-        if found is None:
-            raise DataError(f"{path}: expected ANI members of schema {SCHEMA}, got {content.get('alflow_ani')!r}")
-        _check(found, path)
-        return found
-
-
-def _members(content: Mapping[str, Any]) -> Members:
-    raw: dict[str, Any] = {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in content["settings"].items()}
-    hidden, numbers = tuple(content["hidden"]), tuple(content["numbers"])
-    return Members(AevSettings(**raw), hidden, numbers, content["weights"], content["shift_eV"])
-
-
-def _check(found: Members, path: Path) -> None:
-    want = (len(found.numbers), len(found.settings.species), found.shape.count)
-    if tuple(found.weights.shape) != want or tuple(found.shift_eV.shape) != want[:2]:
-        raise DataError(
-            f"{path}: expected weights {want} and shifts {want[:2]}, "
-            f"got {tuple(found.weights.shape)} and {tuple(found.shift_eV.shape)}"
-        )
+    def species(self) -> tuple[int, ...]:
+        return tuple(self.settings.species)
 
 
 class AniModel:
@@ -121,25 +60,7 @@ class AniModel:
         Raises:
             DataError: no file, one that cannot be read, or two that do not belong together.
         """
-        if not files:
-            raise DataError("an ANI model needs a file of members, got none")
-        groups = [Members.open(f) for f in files]
-        first = groups[0]
-        for g, file in zip(groups, files, strict=True):
-            if (g.settings, g.hidden) != (first.settings, first.hidden):
-                raise DataError(f"{file}: descriptors or nets differ from those of {files[0]}: not one ensemble")
-        groups.sort(key=lambda g: g.numbers)
-        numbers = [n for g in groups for n in g.numbers]
-        if len(set(numbers)) < len(numbers):
-            raise DataError(f"{', '.join(map(str, files))}: a member stands in two files: {sorted(numbers)}")
-        joined = Members(
-            first.settings,
-            first.hidden,
-            tuple(n for g in groups for n in g.numbers),
-            torch.cat([g.weights for g in groups]),
-            torch.cat([g.shift_eV for g in groups]),
-        )
-        return AniModel(joined, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return AniModel(Members.gathered(files), device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     def __getstate__(self) -> dict[str, Any]:
         return {"members": self.members, "device": self.device, "skin_A": self._cache.skin_A}
@@ -149,7 +70,7 @@ class AniModel:
 
     @property
     def cutoff_A(self) -> float:
-        return self.settings.radial_cutoff_A
+        return float(self.settings.radial_cutoff_A)
 
     @property
     def n_members(self) -> int:
@@ -175,7 +96,7 @@ class AniModel:
         found = MemberLabels(
             Labels(energy.mean(axis=0), -grad[0], virial[0] / volume[:, None, None] if stress else None), energy, each
         )
-        _spoil(found, ~neighbors.valid, frames)
+        spoil(found, ~neighbors.valid, frames)
         return found
 
     def _through_nets(
@@ -196,19 +117,6 @@ class AniModel:
                 if all_of_them is not None and part is not None:
                     all_of_them[:, pick] = part
         return atomic, mean, all_of_them
-
-
-def _spoil(found: MemberLabels, bad: Bools, frames: Frames) -> None:
-    """Write NaN where a frame is NaN or too dense to have neighbours: the caller's verdict, not our error."""
-    if bad.any():
-        atoms = bad[frames.frame_of_atom]
-        found.mean.energy[bad] = np.nan
-        found.mean.forces[atoms] = np.nan
-        found.energy[:, bad] = np.nan
-        if found.mean.stress is not None:
-            found.mean.stress[bad] = np.nan
-        if found.forces is not None:
-            found.forces[:, atoms] = np.nan
 
 
 class _CpuNets:
@@ -235,48 +143,9 @@ class _CpuNets:
         return energy + self._constant, mean, grads if each else None
 
 
-class _TorchNets:
-    """The nets of one species, all members side by side, in torch."""
-
-    def __init__(self, members: Members, species: int, device: str) -> None:
-        layers = [members.shape.views(w[species].to(device)) for w in members.weights]
-        self.m = len(layers)
-        self.first_w = torch.cat([net[0][0] for net in layers]).contiguous()  # (m * h1, features)
-        self.first_b = torch.cat([net[0][1] for net in layers])
-        inner = range(1, len(members.hidden))
-        self.inner_w = [torch.stack([net[k][0] for net in layers]) for k in inner]  # (m, out, in)
-        self.inner_b = [torch.stack([net[k][1] for net in layers])[:, None, :] for k in inner]
-        self.last_w = torch.stack([net[-1][0] for net in layers])  # (m, 1, h)
-        self.last_b = torch.stack([net[-1][1] for net in layers]).double()
-        self.shift = members.shift_eV[:, species].to(device)
-
-    def __call__(self, x: Tensor, *, each: bool) -> tuple[Floats, Tensor, Tensor | None]:
-        n = len(x)
-        z = torch.addmm(self.first_b, x, self.first_w.T).view(n, self.m, -1).transpose(0, 1)
-        h, slope = _celu(z)
-        slopes = [slope]
-        for w, b in zip(self.inner_w, self.inner_b, strict=True):
-            h, slope = _celu(torch.baddbmm(b, h, w.transpose(1, 2)))
-            slopes.append(slope)
-        out = torch.bmm(h, self.last_w.transpose(1, 2))[:, :, 0].double()
-        atomic: Floats = (out + self.last_b + self.shift[:, None]).cpu().numpy()
-        a = self.last_w * slopes[-1]
-        for w, slope in zip(self.inner_w[::-1], slopes[-2::-1], strict=True):
-            a = torch.bmm(a, w) * slope
-        mean = a.transpose(0, 1).reshape(n, -1) @ self.first_w / self.m
-        grads = torch.bmm(a, self.first_w.view(self.m, a.shape[2], -1)) if each else None
-        return atomic, mean, grads
-
-
-def _celu(z: Tensor) -> tuple[Tensor, Tensor]:
-    """CELU and its slope; NaN stays NaN."""
-    slope = torch.clamp(z, max=0).div_(ALPHA).exp_()
-    return torch.clamp(z, min=0).add_(slope, alpha=ALPHA).sub_(ALPHA), slope
-
-
-def _nets_of(members: Members, species: int, device: str) -> _CpuNets | _TorchNets:
+def _nets_of(members: Members, species: int, device: str) -> _CpuNets | TorchNets:
     """The compiled kernels on a CPU, torch elsewhere."""
-    return (_CpuNets if device == "cpu" else _TorchNets)(members, species, device)
+    return (_CpuNets if device == "cpu" else TorchNets)(members, species, device)
 
 
 def passes_of(model: AniModel, frames: Frames, neighbors: Neighbors) -> _Cpu | _Torch:

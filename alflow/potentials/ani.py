@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ase.data import atomic_numbers
 
-from alflow.core.frames import Ints
+from alflow.core.frames import Frames, Ints
 from alflow.errors import DataError, InputError
 from alflow.interfaces import Capability, FitReport, Halt, Model, never, part
 from alflow.numerics.aev import AevSettings
 
 if TYPE_CHECKING:
+    from alflow.potentials._nets_fit import Recipe
     from alflow.store.dataset import Dataset
 
 
@@ -158,9 +159,27 @@ class Part:
     def fit(
         self, data: Dataset, members: range, seed: int, out: Path, start: Sequence[Path] = (), halt: Halt = never
     ) -> FitReport:
-        from alflow.potentials._ani_fit import fit
+        from alflow.potentials import _nets_fit
 
-        return fit(self, data, members, seed, out, start, halt)
+        return _nets_fit.fit(self, data, members, seed, out, start, halt)
+
+    def recipe(self, frames: Frames, halt: Halt) -> Recipe:
+        """How to fit to `frames`; `halt` is asked while descriptors are computed."""
+        from alflow.potentials._ani_data import Descriptors
+        from alflow.potentials._ani_model import Members
+        from alflow.potentials._nets import Shape
+        from alflow.potentials._nets_fit import Recipe, device_of
+        from alflow.potentials._nets_state import Schedule
+
+        settings, device = self.descriptors(frames.numbers), device_of(self.device)
+
+        def inputs(frames: Frames, strains: bool) -> Descriptors:
+            return Descriptors(settings, frames, self.cache_GB * 1e9, strains, halt, device)
+
+        schedule = Schedule(
+            self.schedule, self.batch, self.patience, self.min_lr, self.max_epochs, self.max_seconds, self.checkpoint_s
+        )
+        return Recipe(Members, settings, Shape((settings.n_features, *self.hidden, 1)), schedule, inputs)
 
     def load(self, files: Sequence[Path]) -> Model:
         from alflow.potentials._ani_model import AniModel

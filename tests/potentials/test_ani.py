@@ -15,12 +15,13 @@ from alflow.numerics.neighbors import neighbor_list
 from alflow.numerics.splits import split
 from alflow.numerics.statistics import label_errors
 from alflow.potentials import _ani_data
-from alflow.potentials._ani_data import SLOTS, Descriptors, Targets, Weights
-from alflow.potentials._ani_fit import folded, unfolded
+from alflow.potentials._ani_data import Descriptors
 from alflow.potentials._ani_model import AniModel, Members
-from alflow.potentials._ani_net import ALPHA, Shape
-from alflow.potentials._ani_passes import Net, Problem
-from alflow.potentials._ani_state import BETA1, BETA2, Member, Progress, Schedule, read_checkpoint, write_checkpoint
+from alflow.potentials._nets import ALPHA, Shape
+from alflow.potentials._nets_data import SLOTS, Targets, Weights
+from alflow.potentials._nets_fit import folded, unfolded
+from alflow.potentials._nets_passes import Net, Problem
+from alflow.potentials._nets_state import BETA1, BETA2, Member, Progress, Schedule, read_checkpoint, write_checkpoint
 from alflow.potentials.ani import Part
 from alflow.store.dataset import Dataset
 from alflow.testing.morse import morse_dataset
@@ -46,7 +47,9 @@ BOTH = range(2)
 
 def problem_of(data=DATA, weights=NO_STRESS, part=PART, cache_bytes=1e9):
     settings = part.descriptors(data.frames.numbers)
-    targets = Targets.of(data.frames, data.labels, settings, weights)
+    targets = Targets.of(
+        data.frames, data.labels, settings.species, settings.species_index(data.frames.numbers), weights
+    )
     descriptors = Descriptors(settings, data.frames, cache_bytes, targets.virial is not None)
     return Problem(descriptors, targets, weights, Shape((settings.n_features, *part.hidden, 1)))
 
@@ -320,7 +323,7 @@ def test_a_member_that_diverges_begins_again_slower(tmp_path):
 
 
 def test_all_members_diverging_is_unphysical(tmp_path, monkeypatch):
-    monkeypatch.setattr("alflow.potentials._ani_trainer.MAX_RESTARTS", 0)
+    monkeypatch.setattr("alflow.potentials._nets_trainer.MAX_RESTARTS", 0)
     with pytest.raises(UnphysicalError, match="diverged"):
         replace(PART, lr=1e37).fit(DATA, BOTH, 3, tmp_path)
     assert not list(tmp_path.glob("member*"))

@@ -2,11 +2,17 @@ import numpy as np
 import pytest
 import torch
 
-from alflow.potentials._ani_net import ALPHA, Shape, add_weight_gradient, energies, gradient
+from alflow.potentials._nets import ACTIVATIONS, ALPHA, Shape, add_weight_gradient, energies, gradient
+
+CURVES = {
+    "celu": lambda z: torch.where(z > 0, z, ALPHA * torch.expm1(z.clamp(max=0) / ALPHA)),  # torch's keeps float32
+    "softplus": lambda z: torch.logaddexp(z, torch.zeros_like(z)),
+    "tanh": torch.tanh,
+}
 
 
-def case(widths, n=7, seed=0):
-    shape = Shape(widths)
+def case(widths, n=7, seed=0, activation="celu"):
+    shape = Shape(widths, activation)
     rng = np.random.default_rng(seed)
     flat = shape.initial(rng) + torch.from_numpy(0.1 * rng.normal(size=shape.count))
     x, c, u = rng.normal(size=(n, widths[0])), rng.normal(size=n), rng.normal(size=(n, widths[0]))
@@ -16,26 +22,44 @@ def case(widths, n=7, seed=0):
 def by_autograd(shape, flat, x):
     h = x
     for w, b in shape.views(flat)[:-1]:
-        z = h @ w.T + b  # torch's own celu keeps ALPHA in single precision
-        h = torch.where(z > 0, z, ALPHA * torch.expm1(z / ALPHA))
+        h = CURVES[shape.activation](h @ w.T + b)
     w, b = shape.views(flat)[-1]
     return (h @ w.T + b)[:, 0]
 
 
+def test_every_activation_is_tested():
+    assert CURVES.keys() == ACTIVATIONS.keys()
+
+
+@pytest.mark.parametrize("activation", CURVES)
 @pytest.mark.parametrize("widths", [(5, 4, 3, 1), (3, 6, 1), (4, 5, 6, 3, 1)])
-def test_every_pass_equals_autograd(widths):
-    shape, flat, x, c, u = case(widths)
+def test_every_pass_equals_autograd(widths, activation):
+    shape, flat, x, c, u = case(widths, activation=activation)
     leaf, moved = flat.clone().requires_grad_(), x.clone().requires_grad_()
     e = by_autograd(shape, leaf, moved)
     (g,) = torch.autograd.grad(e.sum(), moved, create_graph=True)
     (want,) = torch.autograd.grad((c * e).sum() + (u * g).sum(), leaf)
     layers = shape.views(flat)
-    tape = energies(layers, x)
+    tape = energies(layers, x, activation)
     torch.testing.assert_close(tape.energy, e.detach(), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(gradient(layers, tape), g.detach(), rtol=1e-12, atol=1e-12)
     got = torch.zeros_like(flat)
     add_weight_gradient(layers, tape, c, u, shape.views(got))
     torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-11)
+    (want,) = torch.autograd.grad((c * by_autograd(shape, leaf, x)).sum(), leaf)
+    got.zero_()
+    add_weight_gradient(layers, energies(layers, x, activation), c, None, shape.views(got))
+    torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("activation", CURVES)
+def test_activations_are_right_far_out(activation):
+    z = torch.tensor([-1e3, -50.0, -1.0, 0.0, 1.0, 39.0, 41.0, 1e3], dtype=torch.float64)
+    value, slope = ACTIVATIONS[activation].of(z.clone())
+    leaf = z.clone().requires_grad_()
+    want = CURVES[activation](leaf)
+    torch.testing.assert_close(value, want.detach(), rtol=1e-14, atol=1e-16)
+    torch.testing.assert_close(slope, torch.autograd.grad(want.sum(), leaf)[0], rtol=1e-14, atol=1e-16)
 
 
 def test_gradients_add_up():

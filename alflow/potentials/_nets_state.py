@@ -23,7 +23,7 @@ thousand steps, and ended with errors a sixth smaller."""
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How long and how fast; see `Part`."""
+    """How long and how fast; see `Part`. A loss is better if lower by more than `change`, a part of what it was."""
 
     kind: str
     batch: int
@@ -32,6 +32,7 @@ class Schedule:
     max_epochs: int
     max_seconds: float | None
     checkpoint_s: float
+    change: float = 0.0
 
 
 @dataclass(slots=True)
@@ -51,6 +52,7 @@ class Member:
         epochs: epochs since it (re)started.
         waited: epochs without a better validation loss.
         best_loss: lowest validation loss.
+        bar: the loss that a better one is compared with.
         restarts: how often it diverged and began again with a lower rate.
         running: it is neither finished nor given up.
         failed: it was given up.
@@ -69,6 +71,7 @@ class Member:
     epochs: int = 0
     waited: int = 0
     best_loss: float = math.inf
+    bar: float = math.inf
     restarts: int = 0
     running: bool = True
     failed: bool = False
@@ -82,7 +85,8 @@ class Member:
         self.best = self.weights.clone()
         self.mean, self.square = torch.zeros_like(self.weights), torch.zeros_like(self.weights)
         self.steps = self.epochs = self.waited = 0
-        self.best_loss, self.history = math.inf, []
+        self.best_loss = self.bar = math.inf
+        self.history = []
 
     def step(self, gradient: Tensor) -> None:
         """One update by Adam."""
@@ -109,8 +113,10 @@ class Member:
         self.history.append([self.lr, train_loss, valid_loss])
         self.waited += 1
         if valid_loss < self.best_loss:
-            self.best_loss, self.waited = valid_loss, 0
+            self.best_loss = valid_loss
             self.best.copy_(self.weights)
+        if valid_loss < self.bar * (1 - schedule.change):
+            self.bar, self.waited = valid_loss, 0
         if schedule.kind == "cosine":
             part = 0.5 + 0.5 * math.cos(math.pi * self.epochs / schedule.max_epochs)
             self.lr = schedule.min_lr + part * (self.first_lr - schedule.min_lr)

@@ -1,4 +1,4 @@
-"""Passes through one small CELU net, written out by hand so that no descriptor is ever differentiated twice.
+"""Passes through one small net, written out by hand so that no descriptor is ever differentiated twice.
 
 A net maps scaled features x to an atomic energy e. Forces are F = -J^T g with g = de/dx and J the fixed Jacobian of
 the features. The gradient of any loss L(E, F) with respect to the weights W is that of ``sum c e + sum u.g(W)`` at
@@ -12,6 +12,7 @@ All arrays are torch tensors of one dtype and device; rows are atoms.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,10 +25,54 @@ ALPHA: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
+class Activation:
+    """What hidden layers do to z.
+
+    Attributes:
+        gain: of the first weights, such that signals keep their size from layer to layer.
+        of: the value and the slope at z, which may be overwritten.
+        curve: the second derivative, from value and slope.
+    """
+
+    gain: float
+    of: Callable[[Tensor], tuple[Tensor, Tensor]]
+    curve: Callable[[Tensor, Tensor], Tensor]
+
+
+def _celu(z: Tensor) -> tuple[Tensor, Tensor]:
+    slope = torch.clamp(z, max=0).div_(ALPHA).exp_()
+    return z.clamp_(min=0).add_(slope, alpha=ALPHA).sub_(ALPHA), slope
+
+
+def _softplus(z: Tensor) -> tuple[Tensor, Tensor]:
+    """log(1 + exp(z)); from 40 on it is z to the last digit, and exp stays finite."""
+    return torch.nn.functional.softplus(z, threshold=40), torch.sigmoid(z)
+
+
+def _tanh(z: Tensor) -> tuple[Tensor, Tensor]:
+    h = z.tanh_()
+    return h, 1 - h * h
+
+
+ACTIVATIONS: Final = {
+    "celu": Activation(math.sqrt(2.0), _celu, lambda _, slope: (slope * (slope < 1)).div_(ALPHA)),  # slope 1: z >= 0
+    "softplus": Activation(1.85, _softplus, lambda _, slope: slope * (1 - slope)),
+    "tanh": Activation(5 / 3, _tanh, lambda h, slope: -2 * h * slope),
+}
+"""By name."""
+
+
+@dataclass(frozen=True, slots=True)
 class Shape:
-    """Widths of a net: features, hidden layers, 1. Its parameters lie in one vector, W then b, layer by layer."""
+    """Widths of a net: features, hidden layers, 1. Its parameters lie in one vector, W then b, layer by layer.
+
+    Attributes:
+        widths: of all layers.
+        activation: of the hidden ones, a key of `ACTIVATIONS`.
+    """
 
     widths: tuple[int, ...]
+    activation: str = "celu"
 
     @property
     def count(self) -> int:
@@ -45,10 +90,10 @@ class Shape:
         return out
 
     def initial(self, rng: np.random.Generator) -> Tensor:
-        """He-normal weights and zero biases; the last layer is small, so the first energies are near the shift."""
-        parts = []
-        for fan_in, fan_out in zip(self.widths, self.widths[1:], strict=False):
-            gain = math.sqrt(2.0) if fan_out > 1 else 0.5
+        """Normal weights and zero biases; the last layer is small, so the first energies are near the shift."""
+        parts, last = [], len(self.widths) - 2
+        for k, (fan_in, fan_out) in enumerate(zip(self.widths, self.widths[1:], strict=False)):
+            gain = ACTIVATIONS[self.activation].gain if k < last else 0.5
             parts += [rng.normal(0, gain / math.sqrt(fan_in), fan_in * fan_out), np.zeros(fan_out)]
         return torch.from_numpy(np.concatenate(parts))
 
@@ -57,6 +102,7 @@ class Shape:
 class Tape:
     """What the passes leave behind for the next: hidden values, slopes, and the reverse stream of the energy."""
 
+    activation: Activation
     h: list[Tensor]
     slope: list[Tensor]
     energy: Tensor
@@ -64,16 +110,15 @@ class Tape:
     q: list[Tensor]
 
 
-def energies(layers: list[tuple[Tensor, Tensor]], x: Tensor) -> Tape:
+def energies(layers: list[tuple[Tensor, Tensor]], x: Tensor, activation: str = "celu") -> Tape:
     """Atomic energies of x (n, features)."""
-    h, slopes = [x], []
+    h, slopes, act = [x], [], ACTIVATIONS[activation]
     for w, b in layers[:-1]:
-        z = torch.addmm(b, h[-1], w.T)
-        slope = torch.clamp(z, max=0).div_(ALPHA).exp_()
-        h.append(z.clamp_(min=0).add_(slope, alpha=ALPHA).sub_(ALPHA))
+        value, slope = act.of(torch.addmm(b, h[-1], w.T))
+        h.append(value)
         slopes.append(slope)
     w, b = layers[-1]
-    return Tape(h, slopes, torch.mv(h[-1], w[0]) + b, [], [])
+    return Tape(act, h, slopes, torch.mv(h[-1], w[0]) + b, [], [])
 
 
 def gradient(layers: list[tuple[Tensor, Tensor]], tape: Tape) -> Tensor:
@@ -90,32 +135,38 @@ def gradient(layers: list[tuple[Tensor, Tensor]], tape: Tape) -> Tensor:
 
 
 def add_weight_gradient(
-    layers: list[tuple[Tensor, Tensor]], tape: Tape, c: Tensor, u: Tensor, out: list[tuple[Tensor, Tensor]]
+    layers: list[tuple[Tensor, Tensor]], tape: Tape, c: Tensor, u: Tensor | None, out: list[tuple[Tensor, Tensor]]
 ) -> None:
     """Add the gradient of ``sum_i c_i e_i + u_i . de_i/dx_i`` with respect to the parameters to `out`.
 
     Args:
         layers: the net.
-        tape: what `energies` and then `gradient` left at the same x.
+        tape: what `energies` and then, unless u is None, `gradient` left at the same x.
         c: weight of each atomic energy, (n,).
-        u: weight of each de/dx, (n, features).
+        u: weight of each de/dx, (n, features), or None for the energies alone.
         out: gradients of each layer, shaped as the layers are.
     """
     tangent, speeds = u, []  # derivative along u of what enters a layer, and of z in it
     for (w, _), slope in zip(layers[:-1], tape.slope, strict=True):
-        speeds.append((tangent, tangent @ w.T))
-        tangent = slope * speeds[-1][1]
+        if tangent is not None:
+            speeds.append((tangent, tangent @ w.T))
+            tangent = slope * speeds[-1][1]
     w_out, b_out = out[-1]
-    w_out[0].add_(torch.mv(tape.h[-1].T, c)).add_(tangent.sum(0))
+    w_out[0].add_(torch.mv(tape.h[-1].T, c))
+    if tangent is not None:
+        w_out[0].add_(tangent.sum(0))
     b_out.add_(c.sum())
     back = torch.outer(c, layers[-1][0][0])  # adjoint of h
     for k in range(len(layers) - 2, -1, -1):
-        slope, (before, speed) = tape.slope[k], speeds[k]
-        # slope' = slope / ALPHA where z < 0; there slope < 1
-        curve = (slope * (slope < 1)).mul_(speed).mul_(tape.a[k]).div_(ALPHA)
-        r = curve.addcmul_(back, slope)
+        slope = tape.slope[k]
         w_out, b_out = out[k]
-        w_out.addmm_(r.T, tape.h[k]).addmm_(tape.q[k].T, before)
+        if speeds:
+            before, speed = speeds[k]
+            r = tape.activation.curve(tape.h[k + 1], slope).mul_(speed).mul_(tape.a[k]).addcmul_(back, slope)
+            w_out.addmm_(tape.q[k].T, before)
+        else:
+            r = back.mul_(slope)
+        w_out.addmm_(r.T, tape.h[k])
         b_out.add_(r.sum(0))
         if k:
             back = r @ layers[k][0]

@@ -4,7 +4,7 @@ Loss of one frame of N atoms, equation 1 of Smith et al., Nat. Commun. 12, 1257 
 
     L = [ w_E^2 dE^2 + l0^2 sum_j |dF_j|^2 + w_S^2 V^2 |d sigma|^2 ] / N
 
-All in units of `Targets.scale`.
+All in units of `Targets.scale`. Where only w_E counts, no descriptor is differentiated and the force sums are NaN.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alflow.core.frames import Bools, Floats, Ints
-from alflow.potentials._ani_data import SLOTS, Descriptors, Targets, Weights
-from alflow.potentials._ani_net import Shape, Tape, add_weight_gradient, energies, gradient
+from alflow.potentials._nets import Shape, Tape, add_weight_gradient, energies, gradient
+from alflow.potentials._nets_data import SLOTS, Inputs, Targets, Weights
 
 
 @dataclass(slots=True)
@@ -92,7 +92,7 @@ class Problem:
         shape: of one net.
     """
 
-    def __init__(self, descriptors: Descriptors, targets: Targets, weights: Weights, shape: Shape) -> None:
+    def __init__(self, descriptors: Inputs, targets: Targets, weights: Weights, shape: Shape) -> None:
         self.descriptors, self.targets, self.weights, self.shape = descriptors, targets, weights, shape
         self.frames = descriptors.frames
         self.sizes, self.device = self.frames.sizes, descriptors.device
@@ -125,32 +125,36 @@ class Problem:
             used[slot], shares[slot] = net.use[pick], net.share
         counts, share = self._tensor(used), self._tensor(shares)
         streams, energy, g = self._forward(nets, slots, atoms, owner, counts)
-        down, strain = self.descriptors.pull(pick, g)
         # residuals, zero for frames that do not count
         dE = (energy - self.energy[frame]) * counts
-        dF = (down + self.forces[atoms]).neg_() * counts[:, owner, None]
-        square = torch.zeros_like(dE).index_add_(1, owner, dF.square().sum(2).double())
-        loss = self.weights.energy**2 * dE**2 + self.weights.force_A**2 * square
-        dS = None
-        if strain is not None and self.virial is not None:
-            dS = (strain - self.virial[frame]) * (counts * self.has_virial[frame])[:, :, None, None]
-            loss += self.weights.stress**2 * dS.square().sum((2, 3)).double()
+        loss, square = self.weights.energy**2 * dE**2, torch.full_like(dE, torch.nan)
+        dF = dS = None
+        if g is not None:
+            down, strain = self.descriptors.pull(pick, g)
+            dF = (down + self.forces[atoms]).neg_() * counts[:, owner, None]
+            square = torch.zeros_like(dE).index_add_(1, owner, dF.square().sum(2).double())
+            loss += self.weights.force_A**2 * square
+            if strain is not None and self.virial is not None:
+                dS = (strain - self.virial[frame]) * (counts * self.has_virial[frame])[:, :, None, None]
+                loss += self.weights.stress**2 * dS.square().sum((2, 3)).double()
         size = self._tensor(self.sizes[pick].astype(np.float64))
         if any(s.gradient is not None for s in streams):
             each = 2 * share[:, None] / size
-            u = dF * (-(self.weights.force_A**2) * each).float()[:, owner, None]
-            bend = None if dS is None else dS * (self.weights.stress**2 * each).float()[:, :, None, None]
-            change = self.descriptors.push(pick, u, bend)
+            change = None
+            if dF is not None:
+                u = dF * (-(self.weights.force_A**2) * each).float()[:, owner, None]
+                bend = None if dS is None else dS * (self.weights.stress**2 * each).float()[:, :, None, None]
+                change = self.descriptors.push(pick, u, bend)
             self._backward(streams, (self.weights.energy**2 * each * dE).float()[:, owner], change)
         sums = (loss / size, (dE / size).square(), square, counts.double(), counts * size)
         return Sums(*(s.sum(1)[slots].cpu().numpy() for s in sums))
 
     def _forward(
         self, nets: Sequence[Net], slots: Sequence[int], atoms: Tensor, owner: Tensor, counts: Tensor
-    ) -> tuple[list[_Stream], Tensor, Tensor]:
-        """Streams, energies of frames (m, n), and dE/dx (m, n_atoms, n_features)."""
+    ) -> tuple[list[_Stream], Tensor, Tensor | None]:
+        """Streams, energies of frames (m, n), and dE/dx (m, n_atoms, n_features) if it counts."""
         x, species = self.descriptors.x[atoms], self.species[atoms]
-        g = x.new_zeros((len(counts), *x.shape))
+        g = x.new_zeros((len(counts), *x.shape)) if self.weights.slopes else None
         energy = x.new_zeros(counts.shape, dtype=torch.float64)
         streams = []
         for net, slot in zip(nets, slots, strict=True):
@@ -161,16 +165,18 @@ class Problem:
                 if not isinstance(rows, slice) and not len(rows):
                     continue
                 layers = self.layers(net.weights, s)
-                tape = energies(layers, x[rows])
-                g[slot, rows] = gradient(layers, tape)
+                tape = energies(layers, x[rows], self.shape.activation)
+                if g is not None:
+                    g[slot, rows] = gradient(layers, tape)
                 energy[slot].index_add_(0, owner[rows], tape.energy.double())
                 out = None if net.gradient is None else self.layers(net.gradient, s)
                 streams.append(_Stream(slot, layers, out, rows, tape))
         return streams, energy, g
 
     @staticmethod
-    def _backward(streams: Sequence[_Stream], c: Tensor, u: Tensor) -> None:
+    def _backward(streams: Sequence[_Stream], c: Tensor, u: Tensor | None) -> None:
         """Add to the gradients what c (m, n_atoms) and u (m, n_atoms, n_features) give."""
         for s in streams:
             if s.gradient is not None:
-                add_weight_gradient(s.layers, s.tape, c[s.slot, s.rows], u[s.slot, s.rows], s.gradient)
+                mine = None if u is None else u[s.slot, s.rows]
+                add_weight_gradient(s.layers, s.tape, c[s.slot, s.rows], mine, s.gradient)

@@ -1,89 +1,144 @@
-"""One fit task of `ani`: from a dataset to files of members, with warm starts, checkpoints and a report."""
+"""One fit task of nets: from a dataset to files of members, with warm starts, checkpoints and a report."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from alflow.core.frames import Floats
+from alflow.core.frames import Floats, Frames
 from alflow.core.rng import task_rng
 from alflow.errors import DataError, UnphysicalError
 from alflow.interfaces import FitReport, Halt
-from alflow.numerics.splits import Split, split
-from alflow.potentials._ani_data import Descriptors, Targets, Weights
-from alflow.potentials._ani_model import Members
-from alflow.potentials._ani_net import Shape
-from alflow.potentials._ani_passes import Problem, Sums
-from alflow.potentials._ani_state import Member, Progress, Schedule, read_checkpoint
-from alflow.potentials._ani_trainer import Trainer, one_thread_an_operation
+from alflow.numerics.splits import PAPER, Split, split
+from alflow.potentials._nets import Shape
+from alflow.potentials._nets_data import Inputs, Targets, Weights
+from alflow.potentials._nets_model import NetMembers
+from alflow.potentials._nets_passes import Problem, Sums
+from alflow.potentials._nets_state import Member, Progress, Schedule, read_checkpoint
+from alflow.potentials._nets_trainer import Trainer, one_thread_an_operation
 from alflow.store.files import digest, write_text
 
 if TYPE_CHECKING:
-    from alflow.potentials.ani import Part
     from alflow.store.dataset import Dataset
 
 _NO_MATTER: Final = {"device", "cache_GB", "checkpoint_s", "members", "members_per_task"}
 """Fields that do not decide the result of a member."""
 
 
+class NetPart(Protocol):
+    """The fields that all parts of nets share; see `alflow.potentials.ani.Part`."""
+
+    @property
+    def energy_weight(self) -> float: ...
+    @property
+    def force_weight_A(self) -> float: ...
+    @property
+    def stress_weight(self) -> float: ...
+    @property
+    def lr(self) -> float: ...
+    @property
+    def warm_lr(self) -> float: ...
+    @property
+    def warm_start(self) -> bool: ...
+    @property
+    def split_group(self) -> str: ...
+
+    def recipe(self, frames: Frames, halt: Halt) -> Recipe:
+        """How to fit to `frames`; `halt` is asked while descriptors are computed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What differs between the kinds of nets.
+
+    Attributes:
+        members: what is written.
+        settings: of the descriptors.
+        shape: of one net.
+        schedule: how long and how fast.
+        shares: of the data that train, decide when to stop, and test.
+        inputs: descriptors of all frames, with derivatives by strain or without.
+    """
+
+    members: type[NetMembers]
+    settings: Any
+    shape: Shape
+    schedule: Schedule
+    inputs: Callable[[Frames, bool], Inputs]
+    shares: tuple[float, float, float] = PAPER
+
+    def of_members(self, numbers: tuple[int, ...], weights: Tensor, shift: Tensor) -> NetMembers:
+        """Members of this form; weights (m, n_species, count), shift in eV (m, n_species)."""
+        return self.members(
+            self.settings,
+            self.shape.widths[1:-1],
+            numbers,
+            weights.to(self.members.DTYPE),
+            shift,
+            self.shape.activation,
+        )
+
+
 def fit(
-    part: Part, data: Dataset, members: range, seed: int, out: Path, start: Sequence[Path], halt: Halt
+    part: NetPart, data: Dataset, members: range, seed: int, out: Path, start: Sequence[Path], halt: Halt
 ) -> FitReport:
     """Fit `members` to `data`; see `alflow.interfaces.Potential.fit`."""
     if not len(data):
         raise UnphysicalError("nothing to fit: the dataset holds no frames")
     if not members:
         raise DataError(f"expected a range of members such as range(0, 4), got {members}")
-    settings = part.descriptors(data.frames.numbers)
+    recipe = part.recipe(data.frames, halt)
     weights = Weights(part.energy_weight, part.force_weight_A, part.stress_weight)
-    targets = Targets.of(data.frames, data.labels, settings, weights)
-    shape = Shape((settings.n_features, *part.hidden, 1))
-    earlier = _earlier(start, settings, part.hidden) if part.warm_start else {}
-    device = _device(part.device)
-    strains = targets.virial is not None
-    descriptors = Descriptors(settings, data.frames, part.cache_GB * 1e9, strains, halt, device)
-    problem = Problem(descriptors, targets, weights, shape)
+    nothing = recipe.of_members((), torch.zeros(0, 0, 0), torch.zeros(0, 0))
+    species = recipe.settings.species_index(data.frames.numbers)
+    targets = Targets.of(data.frames, data.labels, nothing.species, species, weights)
+    earlier = _earlier(start, nothing) if part.warm_start else {}
+    problem = Problem(recipe.inputs(data.frames, targets.virial is not None), targets, weights, recipe.shape)
     key = _key(part, data, members, seed, start)
     checkpoint = out / f"fit-{members.start}-{members.stop}.checkpoint"
-    progress = read_checkpoint(checkpoint, key, device)
+    progress = read_checkpoint(checkpoint, key, problem.device.type)
     if progress is None:
-        progress = Progress([_first(part, k, seed, problem, earlier) for k in members])
-    schedule = Schedule(
-        part.schedule, part.batch, part.patience, part.min_lr, part.max_epochs, part.max_seconds, part.checkpoint_s
-    )
+        progress = Progress([_first(part, recipe, k, seed, problem, earlier) for k in members])
+    splits = _splits(part, data, members, recipe.shares)
     with one_thread_an_operation() as threads:
-        trainer = Trainer(problem, _splits(part, data, members), schedule, seed, checkpoint, key, threads)
+        trainer = Trainer(problem, splits, recipe.schedule, seed, checkpoint, key, threads)
         trainer.run(progress, halt)
-        report = _finish(trainer, progress, out)
+        report = _finish(trainer, recipe, progress, out)
     checkpoint.unlink(missing_ok=True)
     return report
 
 
-def _device(wanted: str) -> str:
+def device_of(wanted: str) -> str:
+    """``cpu`` or ``cuda``, as asked for or as there is.
+
+    Raises:
+        DataError: cuda was asked for, and is not there.
+    """
     there = torch.cuda.is_available()
     if wanted == "cuda" and not there:
         raise DataError("device: cuda was asked for, but torch sees no GPU here")
     return "cuda" if there and wanted != "cpu" else "cpu"
 
 
-def _splits(part: Part, data: Dataset, members: range) -> dict[int, Split]:
+def _splits(part: NetPart, data: Dataset, members: range, shares: tuple[float, float, float]) -> dict[int, Split]:
     keys: Sequence[str] = data.ids
     if part.split_group:
         if part.split_group not in data.columns:
             raise DataError(f"split_group: the dataset has no column {part.split_group!r}, only {sorted(data.columns)}")
         keys = [str(v) for v in data.columns[part.split_group]]
-    return {k: split(keys, k) for k in members}
+    return {k: split(keys, k, shares) for k in members}
 
 
-def _key(part: Part, data: Dataset, members: range, seed: int, start: Sequence[Path]) -> str:
+def _key(part: NetPart, data: Dataset, members: range, seed: int, start: Sequence[Path]) -> str:
     """Digest of everything that decides the result: a checkpoint with another one is of another fit."""
     settings = {k: v for k, v in asdict(cast("Any", part)).items() if k not in _NO_MATTER}
     labels = hashlib.sha256(data.labels.energy.tobytes() + data.labels.forces.tobytes())
@@ -98,16 +153,23 @@ def _key(part: Part, data: Dataset, members: range, seed: int, start: Sequence[P
 # ---- between the nets' units and physical ones ---------------------------------------------------------------------
 
 
-def _first(part: Part, index: int, seed: int, problem: Problem, earlier: Mapping[int, tuple[Tensor, Tensor]]) -> Member:
+def _first(
+    part: NetPart,
+    recipe: Recipe,
+    index: int,
+    seed: int,
+    problem: Problem,
+    earlier: Mapping[int, tuple[Tensor, Tensor]],
+) -> Member:
     """A member at its start: random, or where an earlier model left it."""
     if index in earlier:
         return Member(index, unfolded(*earlier[index], problem).to(problem.device), part.warm_lr)
-    rng = task_rng(seed, f"ani/{index}")
+    rng = task_rng(seed, f"{recipe.members.KIND}/{index}")
     nets = [problem.shape.initial(rng) for _ in problem.targets.shift]
     return Member(index, torch.cat(nets).float().to(problem.device), part.lr)
 
 
-def _earlier(start: Sequence[Path], settings: Any, hidden: tuple[int, ...]) -> dict[int, tuple[Tensor, Tensor]]:
+def _earlier(start: Sequence[Path], new: NetMembers) -> dict[int, tuple[Tensor, Tensor]]:
     """Weights (n_species, count) and shifts (n_species,) of each member in the files `start`.
 
     Raises:
@@ -115,13 +177,14 @@ def _earlier(start: Sequence[Path], settings: Any, hidden: tuple[int, ...]) -> d
     """
     found = {}
     for path in start:
-        old = Members.open(path)
-        if (old.settings, old.hidden) != (settings, tuple(hidden)):
+        old = new.open(path)
+        if old.form != new.form:
+            alike = (old.species, old.shape) == (new.species, new.shape)
             raise DataError(
-                f"{path}: cannot go on from it: it has elements {old.settings.species}, hidden {old.hidden} and "
-                f"{old.settings.n_features} descriptors; this fit has elements {settings.species}, hidden "
-                f"{tuple(hidden)} and {settings.n_features} descriptors"
-                + (" with other parameters" if old.settings.n_features == settings.n_features else "")
+                f"{path}: cannot go on from it: it has elements {old.species}, {old.shape.activation} nets of widths "
+                f"{old.shape.widths}; this fit has elements {new.species}, {new.shape.activation} nets of widths "
+                f"{new.shape.widths}"
+                + (" and descriptors with other parameters" if alike else "")
                 + ". Name all elements in `elements` from the first fit on, or set warm_start: false"
             )
         for number, w, shift in zip(old.numbers, old.weights, old.shift_eV, strict=True):
@@ -159,7 +222,7 @@ def unfolded(weights: Tensor, shift_eV: Tensor, problem: Problem) -> Tensor:
 # ---- the end -------------------------------------------------------------------------------------------------------
 
 
-def _finish(trainer: Trainer, progress: Progress, out: Path) -> FitReport:
+def _finish(trainer: Trainer, recipe: Recipe, progress: Progress, out: Path) -> FitReport:
     """Write the members that made it and say how good they are.
 
     Raises:
@@ -169,7 +232,10 @@ def _finish(trainer: Trainer, progress: Progress, out: Path) -> FitReport:
     figures: dict[str, Floats] = {}
     for side in ("train", "valid", "test"):
         sums = trainer.errors([(m.index, m.best) for m in good], side)
-        figures |= {f"{side}_{k}": v for k, v in _errors(sums, trainer.problem.targets.scale).items()}
+        errors = _errors(sums, trainer.problem.targets.scale)
+        if not trainer.problem.weights.force_A:
+            del errors["force_rmse_meV_A"]  # never computed
+        figures |= {f"{side}_{k}": v for k, v in errors.items()}
     sane = np.all([np.isfinite(v) for k, v in figures.items() if not k.startswith("test")], axis=0)
     if not sane.any():
         raise UnphysicalError(
@@ -187,9 +253,7 @@ def _finish(trainer: Trainer, progress: Progress, out: Path) -> FitReport:
     for m in good:
         weights, shift = folded(m.best, trainer.problem)
         name = f"member-{m.index:03d}.pt"
-        problem = trainer.problem
-        hidden = problem.shape.widths[1:-1]
-        Members(problem.descriptors.settings, hidden, (m.index,), weights[None].float(), shift[None]).save(out / name)
+        recipe.of_members((m.index,), weights[None], shift[None]).save(out / name)
         files.append(name)
         rows = [f"{k},{lr:.6g},{train:.9g},{valid:.9g}" for k, (lr, train, valid) in enumerate(m.history)]
         write_text(out / f"history-{m.index:03d}.csv", "\n".join(["epoch,lr,train_loss,valid_loss", *rows, ""]))

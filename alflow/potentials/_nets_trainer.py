@@ -1,4 +1,4 @@
-"""The trainer of `ani`: the loop over epochs for a group of members that share descriptors and batches.
+"""The trainer of nets: the loop over epochs for a group of members that share descriptors and batches.
 
 Each member trains on its own split with its own weights and schedule. The order of frames is shared and depends on
 (seed, epoch) only, so a batch needs one pass through the Jacobian for all members, and no member can tell who
@@ -22,12 +22,14 @@ from alflow.core.frames import Ints
 from alflow.errors import ResourceError
 from alflow.interfaces import Halt
 from alflow.numerics.splits import Split, shuffled
-from alflow.potentials._ani_data import chunks
-from alflow.potentials._ani_passes import Net, Problem, Sums
-from alflow.potentials._ani_state import Progress, Schedule, write_checkpoint
+from alflow.potentials._nets_data import chunks
+from alflow.potentials._nets_passes import Net, Problem, Sums
+from alflow.potentials._nets_state import Progress, Schedule, write_checkpoint
 
 CHUNK_ATOMS: Final = {"cpu": 384, "cuda": 32768}
 """Atoms that go through the nets at once: their activations fit into a core's cache, or fill a GPU."""
+ENERGY_CHUNK_ATOMS: Final = 8192
+"""The same on a CPU where no Jacobian is used: each chunk costs some calls, the nets hardly any time."""
 MAX_RESTARTS: Final = 3
 
 
@@ -132,7 +134,9 @@ class Trainer:
         total = Sums.zero(len(nets))
         if not nets:
             return total
-        parts = list(chunks(self.problem.sizes, pick, CHUNK_ATOMS[self.problem.device.type]))
+        device = self.problem.device.type
+        most = CHUNK_ATOMS[device] if self.problem.weights.slopes or device != "cpu" else ENERGY_CHUNK_ATOMS
+        parts = list(chunks(self.problem.sizes, pick, most))
 
         def visit(part: Ints) -> tuple[Sums, list[Net]]:
             mine = [
