@@ -15,16 +15,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from alflow.core.frames import Floats, Frames, Ints
 from alflow.errors import DataError
-from alflow.numerics.bispectrum_tables import triples
+from alflow.numerics import bispectrum_kernels as kernels
+from alflow.numerics import bispectrum_tables as tables
+from alflow.numerics.lanes import LANES
 from alflow.numerics.neighbors import Neighbors
 from alflow.numerics.species import species_index
+from alflow.numerics.threads import spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ class BispectrumSettings:
     @property
     def n_features(self) -> int:
         """Length of a descriptor."""
-        return len(triples(self.twojmax))
+        return len(tables.triples(self.twojmax))
 
     @property
     def cutoff_A(self) -> float:
@@ -102,7 +105,8 @@ class BispectrumSettings:
 
 def features(settings: BispectrumSettings, frames: Frames, neighbors: Neighbors) -> Floats:
     """Descriptors of all atoms, (n_atoms, n_features), in the order of LAMMPS; NaN where a frame has no list."""
-    return evaluate(settings, frames, neighbors, np.zeros_like)[0]
+    c = constants(settings)
+    return _components(frames, neighbors, c, _expansion(batch(settings, frames, neighbors), c))
 
 
 def vjp(settings: BispectrumSettings, frames: Frames, neighbors: Neighbors, g: Floats) -> tuple[Floats, Floats]:
@@ -118,7 +122,8 @@ def vjp(settings: BispectrumSettings, frames: Frames, neighbors: Neighbors, g: F
         gradient wrt positions, (n_atoms, 3), and wrt strain, (n_frames, 3, 3): strain e moves x to x (1 + e)^T.
         NaN where a frame has no list.
     """
-    return evaluate(settings, frames, neighbors, lambda _: g)[1:]
+    c, known = constants(settings), batch(settings, frames, neighbors)
+    return _gradients(frames, neighbors, c, known, _expansion(known, c), g)
 
 
 def evaluate(
@@ -135,21 +140,74 @@ def evaluate(
     Returns:
         features, and the gradients by positions and strain as of `vjp`.
     """
-    from alflow.numerics import bispectrum_torch
+    c, known = constants(settings), batch(settings, frames, neighbors)
+    u = _expansion(known, c)
+    b = _components(frames, neighbors, c, u)
+    return b, *_gradients(frames, neighbors, c, known, u, respond(b))
 
+
+def _expansion(known: tuple[NDArray[Any], ...], c: kernels.Constants) -> Floats:
+    """U of all atoms, eight of them side by side: (n_groups, n_half, 2, 8)."""
+    n_groups = -(-len(known[0]) // LANES)
+    u = np.zeros((n_groups, len(c.place), 2, LANES))
+    spread(kernels.expand, n_groups, known, c, u)
+    return u
+
+
+def _components(frames: Frames, neighbors: Neighbors, c: kernels.Constants, u: Floats) -> Floats:
+    out = np.empty((frames.n_atoms, len(c.base)))
+    spread(kernels.components, len(u), u, c, out)
+    out[~neighbors.valid[frames.frame_of_atom]] = np.nan
+    return out
+
+
+def _gradients(
+    frames: Frames, neighbors: Neighbors, c: kernels.Constants, known: tuple[NDArray[Any], ...], u: Floats, g: Floats
+) -> tuple[Floats, Floats]:
+    g = np.ascontiguousarray(g, np.float64)
+    of_pairs, of_atoms = np.zeros((neighbors.n_pairs, 3)), np.zeros((frames.n_atoms, 3, 3))
+    spread(kernels.pair_gradients, len(u), known, c, u, g, of_pairs, of_atoms)
+    grad = np.zeros((frames.n_atoms, 3))
+    spread(kernels.collect, frames.n_atoms, neighbors.start, neighbors.reverse, of_pairs, grad, least=64)
+    virial = np.add.reduceat(of_atoms, frames.offsets[:-1], axis=0) if len(frames) else np.zeros((0, 3, 3))
+    grad[~neighbors.valid[frames.frame_of_atom]] = np.nan
+    virial[~neighbors.valid] = np.nan
+    return grad, virial
+
+
+def batch(settings: BispectrumSettings, frames: Frames, neighbors: Neighbors) -> tuple[NDArray[Any], ...]:
+    """What the kernels want to know about the batch."""
     check_list(settings, frames, neighbors)
-    geometry = bispectrum_torch.Geometry.of(settings, frames, neighbors)
-    positions, cell = bispectrum_torch.tensors(frames, torch.float64)
-    strain = torch.zeros(len(frames), 3, 3, dtype=torch.float64, requires_grad=True)
-    b = bispectrum_torch.features(settings, geometry, positions.requires_grad_(), cell, strain)
-    out = b.detach().numpy()
-    bad = ~neighbors.valid
-    out[bad[frames.frame_of_atom]] = np.nan
-    g = torch.as_tensor(respond(out)).nan_to_num()
-    grad, virial = (x.numpy() for x in torch.autograd.grad((b * g).sum(), [positions, strain]))
-    grad[bad[frames.frame_of_atom]] = np.nan
-    virial[bad] = np.nan
-    return out, grad, virial
+    species = settings.species_index(frames.numbers)
+    position, cell = np.ascontiguousarray(frames.positions), np.ascontiguousarray(frames.cell)
+    return (position, cell, frames.frame_of_atom, neighbors.start, neighbors.j, neighbors.shift, species)
+
+
+def constants(settings: BispectrumSettings) -> kernels.Constants:
+    """The settings as the kernels want them."""
+    radius, J = np.array(settings.radii), settings.twojmax
+    half, blocks = tables.half(J), tables.blocks(J)
+    return kernels.Constants(
+        J,
+        settings.rcutfac_A * (radius[:, None] + radius),
+        np.array(settings.weights),
+        settings.rfac0,
+        settings.rmin0_A,
+        settings.switch,
+        np.array([last + 1.0 for _, _, last in tables.triples(J)]) * settings.bzero,
+        np.array(tables.level_starts(J)),
+        half.place,
+        half.mirror,
+        half.sign,
+        half.ends,
+        half.own,
+        half.norm,
+        half.norm * np.where(half.ends, 1, 2),
+        blocks.forth,
+        blocks.back,
+        blocks.share,
+        blocks.couple,
+    )
 
 
 def rows(settings: BispectrumSettings, frames: Frames, neighbors: Neighbors) -> tuple[Floats, Floats]:

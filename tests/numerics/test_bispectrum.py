@@ -6,11 +6,12 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from alflow.core.frames import Frames
 from alflow.engines.lammps import boxes_of
 from alflow.engines.mpi import child_environment, load_mpich
-from alflow.numerics import bispectrum
+from alflow.numerics import bispectrum, bispectrum_torch
 from alflow.numerics.bispectrum import BispectrumSettings
 from alflow.numerics.neighbors import neighbor_list
 
@@ -137,6 +138,23 @@ def test_vjp_equals_lammps(lammps, name):
     want = [np.einsum("...tk,tk->...", x, by_type) for x in lammps[name][1:]]
     np.testing.assert_allclose(grad, want[0], rtol=1e-9, atol=1e-10 * np.abs(want[0]).max())
     np.testing.assert_allclose(virial, want[1], rtol=1e-9, atol=1e-10 * np.abs(want[1]).max())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_torch_is_the_same(name):
+    """The kernels and torch share no formula but the Clebsch-Gordan coefficients; every atom has its own weights."""
+    settings = CASES[name]
+    frames = cases_of(settings, seed=2)
+    pairs = neighbor_list(frames, settings.cutoff_A)
+    g = np.random.default_rng(5).normal(size=(frames.n_atoms, settings.n_features))
+    x, cell = bispectrum_torch.tensors(frames, torch.float64)
+    strain = torch.zeros(len(frames), 3, 3, dtype=torch.float64, requires_grad=True)
+    geometry = bispectrum_torch.Geometry.of(settings, frames, pairs)
+    b = bispectrum_torch.features(settings, geometry, x.requires_grad_(), cell, strain)
+    want = (b, *torch.autograd.grad((b * torch.as_tensor(g)).sum(), [x, strain]))
+    for have, expected in zip(bispectrum.evaluate(settings, frames, pairs, lambda _: g), want, strict=True):
+        largest = float(expected.detach().abs().max())
+        np.testing.assert_allclose(have, expected.detach().numpy(), rtol=1e-10, atol=1e-13 * largest)
 
 
 if __name__ == "__main__":
