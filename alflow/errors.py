@@ -7,7 +7,7 @@
       + CapabilityError  two parts do not fit together
     . RunError           the run directory is locked, missing, or belongs to another workflow
   - DataError            an array, a shard or a snapshot breaks its contract
-  - JournalError         the journal cannot be read or does not fit this campaign
+  - JournalError         the journal cannot be read or does not fit this campaign; exit status 2
   - CampaignError        the campaign cannot go on
   - TaskError            a task failed; its class says whose fault it was (campaign.model.FailureKind)
     . UnphysicalError    the structure's fault: overlapping atoms, no convergence, no such density
@@ -60,7 +60,15 @@ class DataError(AlflowError):
 
 
 class JournalError(AlflowError):
-    """The journal cannot be read or does not fit this campaign."""
+    """The journal cannot be read or does not fit this campaign.
+
+    Args:
+        problem: the place and the fact.
+        hint: the remedy, or empty.
+    """
+
+    def __init__(self, problem: str, hint: str = "") -> None:
+        super().__init__(problem + (f"\n  hint: {hint}" if hint else ""))
 
 
 class CampaignError(AlflowError):

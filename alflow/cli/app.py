@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from alflow import __version__
-from alflow.errors import AlflowError, InputError
+from alflow.errors import AlflowError, InputError, JournalError
 
 FAILED: Final = 1
 BAD_INPUT: Final = 2
@@ -41,7 +41,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         app(args=list(arguments) if arguments is not None else None, prog_name="alflow", standalone_mode=True)
     except SystemExit as exc:
         return exc.code if isinstance(exc.code, int) else FAILED
-    except InputError as exc:
+    except (InputError, JournalError) as exc:
         return _say(exc, BAD_INPUT)
     except AlflowError as exc:
         return _say(exc, FAILED)

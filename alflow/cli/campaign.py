@@ -44,8 +44,7 @@ def resume(run_dir: Path) -> int:
     from alflow.runtime.worker import execute
 
     rundir.existing(run_dir)
-    with rundir.locked(run_dir):  # so that a run that is at work is refused before anything is shown
-        pass
+    rundir.check_free(run_dir)  # so that a run that is at work is refused before anything is shown
     _say(f"run directory {_short(run_dir)}")
     with Progress(run_dir) as progress:
         state = campaign_run.resume(run_dir, lambda site, root: ParslRunner(execute, site, root), [progress])

@@ -29,7 +29,7 @@ from alflow.campaign.model import (
 )
 from alflow.errors import RunError
 from alflow.runtime import layout
-from alflow.runtime.journal import read_lines
+from alflow.runtime.journal import damaged, of_run, read_lines
 
 _LABELS: Final = frozenset({Verb.LABEL, Verb.RELABEL})
 
@@ -211,15 +211,18 @@ class History:
         """
         if not (run_dir / layout.WORKFLOW).is_file() and not (run_dir / layout.JOURNAL).is_file():
             raise RunError(str(run_dir), "is no run directory of alflow", "`alflow submit WORKFLOW` makes one")
-        history = History(whole=whole)
-        if not (run_dir / layout.JOURNAL).is_file():
+        history, path = History(whole=whole), of_run(run_dir)
+        if path is None:
             return history
         history.header = read_header(run_dir)
-        for record, events in read_lines(run_dir / layout.JOURNAL):
-            t = float(record.get("t", history.last))
-            history.add(t, events)
-            if also is not None:
-                also(t, events)
+        for n, (record, events) in enumerate(read_lines(path), start=1):
+            t = float(record.get("t", history.last))  # the first line of a journal may have none
+            try:
+                history.add(t, events)
+                if also is not None:
+                    also(t, events)
+            except (KeyError, TypeError, AttributeError, ValueError, IndexError) as exc:
+                raise damaged(path, n, f"does not follow from what was before ({type(exc).__name__}: {exc})") from exc
         return history
 
     def add(self, t: float, events: Sequence[Event]) -> None:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from alflow.campaign.model import Closed, Ending, Event, Failed, Finished, StageDone, Verb
+from alflow.errors import JournalError
 from alflow.monitor.history import History, read_header
 from alflow.monitor.status import Status, duration, errors_text, summary
 
@@ -32,7 +33,8 @@ _STYLE: Final[dict[str, Any]] = {"complete_style": "cyan", "finished_style": "gr
 class Progress:
     """Shows a run while the coordinator drives it; a `coordinator.Watcher` and a context manager.
 
-    It can only look: whatever goes wrong in here is logged once and the display stops, never the run.
+    It can only look: whatever goes wrong in here is logged once and the display stops, never the run; but a damaged
+    journal is said at the beginning, before anything of the run is.
 
     Args:
         run_dir: the run; what its journal already holds is counted in.
@@ -58,7 +60,7 @@ class Progress:
         self._added_up = 0.0
 
     def __enter__(self) -> Progress:
-        self._safely(self._open)
+        self._safely(self._open, passed=(JournalError,))  # nothing has been started yet
         return self
 
     def __exit__(
@@ -72,11 +74,13 @@ class Progress:
 
     # ---- inside -------------------------------------------------------------------------------------------------
 
-    def _safely(self, act: Callable[[], T]) -> T | None:
+    def _safely(self, act: Callable[[], T], passed: tuple[type[Exception], ...] = ()) -> T | None:
         if self._broken:
             return None
         try:
             return act()
+        except passed:
+            raise
         except Exception:  # the border: a display must never stop a campaign
             self._broken = True
             logger.exception("the progress display failed; the run goes on without it")

@@ -18,10 +18,10 @@ from types import FrameType
 
 from alflow.campaign.model import Amended, Event, Reopened, State, Verb, fold
 from alflow.campaign.policy import Plan
-from alflow.errors import DataError, InfrastructureError, JournalError, RunError
+from alflow.errors import DataError, InfrastructureError, RunError
 from alflow.runtime import layout, rundir
 from alflow.runtime.coordinator import Coordinator, Watcher
-from alflow.runtime.journal import Journal, read_lines
+from alflow.runtime.journal import Journal, of_run, replay
 from alflow.runtime.requests import AmendRequests, ask
 from alflow.runtime.runner import Runner
 from alflow.spec import shipped
@@ -90,11 +90,10 @@ def _opened(run_dir: Path) -> Iterator[tuple[Workflow, Journal, State]]:
         "stages": [s.name for s in workflow.stages],
         "versions": _versions(),
     }
-    if (run_dir / "tasks").exists() and not (run_dir / layout.JOURNAL).exists():
-        raise JournalError(f"{run_dir / layout.JOURNAL} is gone, but tasks/ holds results: restore it, or submit anew")
+    of_run(run_dir)
     journal = Journal(run_dir / layout.JOURNAL, header, time.time())
     try:
-        yield workflow, journal, fold(journal.events)
+        yield workflow, journal, replay(journal.path)
     finally:
         journal.close()
 
@@ -195,10 +194,8 @@ def amend(run_dir: Path, words: Sequence[str], wait_s: float = STOP_WAIT_S) -> l
     except RunError:
         if not rundir.is_locked(run_dir):
             raise
-    workflow, state = load(run_dir / layout.WORKFLOW), State()
-    for _, events in read_lines(run_dir / layout.JOURNAL):
-        fold(events, state)
-    wanted = _wanted(run_dir, workflow, state, words)
+    workflow = load(run_dir / layout.WORKFLOW)
+    wanted = _wanted(run_dir, workflow, replay(run_dir / layout.JOURNAL), words)
     return wanted if ask(run_dir, wanted, wait_s, lambda: rundir.is_locked(run_dir)) else None
 
 

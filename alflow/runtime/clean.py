@@ -24,10 +24,9 @@ from alflow.campaign.model import (
     Submitted,
     Task,
     Verb,
-    fold,
 )
 from alflow.runtime import layout, rundir
-from alflow.runtime.journal import read_lines
+from alflow.runtime.journal import of_run, replay
 
 _ALWAYS: Final = frozenset({layout.RESULT, layout.TASK_LOG, layout.FRAMES, "lock"})
 _WHAT: Final[Mapping[str, str]] = {
@@ -72,10 +71,8 @@ def clean(run_dir: Path, *, models: bool = False, dry_run: bool = False) -> dict
     run_dir = rundir.existing(run_dir)
     freed: dict[str, Freed] = {}
     with rundir.locked(run_dir):
-        state, tasks = State(), _Tasks()
-        for _, events in read_lines(run_dir / layout.JOURNAL) if (run_dir / layout.JOURNAL).exists() else ():
-            fold(events, state)
-            tasks.add(events)
+        tasks, journal = _Tasks(), of_run(run_dir)
+        state = State() if journal is None else replay(journal, tasks.add)
         found = [*tasks.free(run_dir, state), *(tasks.models(run_dir, state) if models else ())]
         for kind, path in found:
             _add(freed.setdefault(kind, Freed()), path)

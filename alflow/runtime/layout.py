@@ -8,6 +8,7 @@ from typing import Final
 WORKFLOW: Final = "workflow.yaml"
 SITE: Final = "site.yaml"
 JOURNAL: Final = "journal.jsonl"
+TASKS: Final = "tasks"
 LOCK: Final = "lock"
 LOG: Final = "coordinator.log"
 SUBMITTED: Final = "submitted.yaml"
@@ -30,7 +31,7 @@ POTENTIAL: Final = "potential"
 def task_dir(task_id: str) -> Path:
     """The folder of a task, relative to the run directory: ``tasks/0-label/000/0-label-000017``."""
     family, _, number = task_id.rpartition("-")
-    return Path("tasks") / family / f"{int(number) // 1000:03d}" / task_id
+    return Path(TASKS) / family / f"{int(number) // 1000:03d}" / task_id
 
 
 def shard_path(stage: int, number: int) -> Path:

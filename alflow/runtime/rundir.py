@@ -10,13 +10,13 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TextIO
 
 import yaml
 
-from alflow.errors import InfrastructureError, RunError
+from alflow.errors import InfrastructureError, InputError, JournalError, RunError
 from alflow.runtime import layout
 from alflow.store.files import write_text
 
@@ -54,6 +54,7 @@ def create(run_dir: Path, workflow: str, submitted: Path, site: Path) -> None:
         run_dir.chmod(0o700)
         shutil.copyfile(site, run_dir / layout.SITE)
         shutil.copyfile(submitted, run_dir / layout.SUBMITTED)
+        (run_dir / layout.LOCK).touch()
         write_text(run_dir / layout.WORKFLOW, workflow)
     except OSError as exc:
         raise RunError(str(run_dir), f"cannot be made: {exc}", "choose another --run") from exc
@@ -94,6 +95,8 @@ def existing(run_dir: Path) -> Path:
 def locked(run_dir: Path) -> Iterator[None]:
     """Be the run's one coordinator. The kernel frees the lock when a coordinator dies, however it does.
 
+    What the lock says of who held it last is put back where the block refuses to do anything.
+
     Raises:
         RunError: another one is at work.
         InfrastructureError: the run directory cannot be written.
@@ -102,17 +105,41 @@ def locked(run_dir: Path) -> Iterator[None]:
         try:
             _take(f.fileno())
         except BlockingIOError as exc:
-            who = holder(run_dir)
-            raise RunError(
-                str(run_dir),
-                f"is being run by process {who.get('pid', '?')} on {who.get('host', '?')}",
-                f"watch it with `alflow status {run_dir}`, or end it with `alflow stop {run_dir}`",
-            ) from exc
+            raise _taken(run_dir) from exc
+        f.seek(0)
+        before, me = f.read(), {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
         with _written(run_dir):
-            who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
-            f.truncate(0)
-            os.write(f.fileno(), json.dumps(who).encode())  # past Python's buffer, which would try again at the end
-        yield
+            _say(f.fileno(), json.dumps(me))
+        try:
+            yield
+        except (InputError, JournalError):
+            with suppress(OSError):
+                _say(f.fileno(), before)
+            raise
+
+
+def check_free(run_dir: Path) -> None:
+    """Refuse a run that is at work.
+
+    Raises:
+        RunError: a coordinator is at work on it.
+    """
+    if is_locked(run_dir):
+        raise _taken(run_dir)
+
+
+def _taken(run_dir: Path) -> RunError:
+    who = holder(run_dir)
+    return RunError(
+        str(run_dir),
+        f"is being run by process {who.get('pid', '?')} on {who.get('host', '?')}",
+        f"watch it with `alflow status {run_dir}`, or end it with `alflow stop {run_dir}`",
+    )
+
+
+def _say(lock: int, text: str) -> None:
+    os.ftruncate(lock, 0)
+    os.write(lock, text.encode())  # past Python's buffer, which would try again at the end
 
 
 def _lock_file(run_dir: Path) -> TextIO:

@@ -84,8 +84,9 @@ def test_an_unfinished_run(copy, lines):
 def test_text_from_the_run_cannot_become_markup(copy):
     evil = "<script>alert('x')</script>&amp;"
     failed = {"event": "Failed", "task_id": "0-build-000000", "kind": "defect", "detail": evil, "log": evil}
-    header, first = (copy / layout.JOURNAL).read_text().splitlines()[:2]
-    header = json.dumps(json.loads(header) | {"name": evil, "stages": [evil], "versions": {evil: evil}})
+    header, first = map(json.loads, (copy / layout.JOURNAL).read_text().splitlines()[:2])
+    del header["sum"], first["sum"]
+    header, first = json.dumps(header | {"name": evil, "stages": [evil], "versions": {evil: evil}}), json.dumps(first)
     closed = {"event": "Closed", "reason": evil, "failed": True}
     last = json.dumps({"t": 9e9, "events": [failed, closed]})
     (copy / layout.JOURNAL).write_text(f"{header}\n{first}\n{last}\n")

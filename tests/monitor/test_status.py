@@ -5,10 +5,11 @@ import shutil
 import pytest
 from rich.console import Console
 
-from alflow.campaign.model import Closed, Failed, FailureKind, Finished, Submitted, Task, Verb
-from alflow.monitor.history import History
+from alflow.campaign.model import Amended, Closed, Failed, FailureKind, Finished, Resources, Submitted, Task, Verb
+from alflow.monitor.history import History, read_header
 from alflow.monitor.status import duration, label_target, median_length, render, short, status, summary
 from alflow.runtime import layout, rundir
+from alflow.runtime.journal import Journal
 
 
 def text_of(renderable):
@@ -71,13 +72,11 @@ def test_what_was_amended_and_what_is_held_are_told(finished_run, tmp_path):
     journal = tmp_path / "run" / layout.JOURNAL
     lanes = {"sample": {"nodes": 2, "workers": 4, "pending": 1, "trouble": "invalid account"}}
     t = json.loads(journal.read_text().splitlines()[-1])["t"]
-    with journal.open("a") as f:
-        for after, event in (
-            (0, {"event": "Amended", "stage": 0, "changes": {"until.max_labels": "70"}}),
-            (0, {"event": "Resources", "lanes": lanes}),
-            (3600, {"event": "Amended", "stage": 0, "changes": {"thresholds.stop": "0.5"}}),
-        ):
-            f.write(json.dumps({"t": t + after, "events": [event]}) + "\n")
+    more = Journal(journal, read_header(tmp_path / "run"), t)
+    more.append([Amended(0, {"until.max_labels": "70"})], t)
+    more.append([Resources(lanes)], t)
+    more.append([Amended(0, {"thresholds.stop": "0.5"})], t + 3600)
+    more.close()
     s = status(tmp_path / "run")
     assert s.labels_target == 70
     assert s.amended == {"main.until.max_labels": "70", "main.thresholds.stop": "0.5"}

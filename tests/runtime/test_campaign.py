@@ -13,11 +13,11 @@ import pytest
 from ase import Atoms
 from ase.io import write
 
-from alflow.campaign.model import Submitted
+from alflow.campaign.model import Arrived, Submitted
 from alflow.errors import InputError, JournalError, RunError
-from alflow.monitor.history import History
+from alflow.monitor.history import History, read_header
 from alflow.runtime import campaign_run, layout, rundir
-from alflow.runtime.journal import read_lines
+from alflow.runtime.journal import Journal, read_lines
 from alflow.runtime.runner import InlineRunner
 from alflow.runtime.worker import execute, finished
 from alflow.store.dataset import Dataset
@@ -103,7 +103,7 @@ def test_cut_anywhere_the_campaign_ends_with_the_same_data(tmp_path, policy, wip
     lines = (run / layout.JOURNAL).read_bytes().splitlines(keepends=True)
     whole = tmp_path / "kept"
     shutil.copytree(run, whole, symlinks=True)
-    for k in range(0, len(lines), max(1, len(lines) // 8)):
+    for k in range(1, len(lines), max(1, len(lines) // 8)):
         for torn in (b"", lines[k][: len(lines[k]) // 2]):
             shutil.rmtree(run)
             shutil.copytree(whole, run, symlinks=True)
@@ -280,10 +280,18 @@ def test_a_truncated_result_is_none_and_the_task_is_done_again(tmp_path):
 def test_events_that_do_not_follow_are_one_clear_error(tmp_path):
     run = submitted(tmp_path)
     campaign_run.resume(run, inline)
-    with (run / layout.JOURNAL).open("a") as f:
-        f.write('{"t": 1, "events": [{"event": "Arrived", "loop": 7}]}\n')
-    with pytest.raises(JournalError, match="Arrived does not follow"):
+    journal = Journal(run / layout.JOURNAL, read_header(run), 0.0)
+    journal.append([Arrived(7)], 1.0)
+    journal.close()
+    before = tree(run)
+    with pytest.raises(JournalError, match=r"line \d+: Arrived does not follow"):
         campaign_run.resume(run, inline)
+    assert tree(run) == before
+
+
+def tree(folder):
+    """Every file of a folder and what is in it."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_results_without_their_journal_are_not_taken_for_a_new_campaigns(tmp_path):

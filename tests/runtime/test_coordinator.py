@@ -233,6 +233,7 @@ def test_a_journal_of_a_newer_alflow_is_left_alone(run):
 
 
 def test_a_run_directory_that_cannot_be_written_is_told_in_words(run):
+    (run / layout.LOCK).unlink()
     (run / layout.LOCK).mkdir()  # root, whom no permission stops, cannot write that either
     with pytest.raises(InfrastructureError, match=r"cannot be written: .*; nothing was started"):
         campaign_run.resume(run, inline)

@@ -31,7 +31,8 @@ from alflow.campaign.model import (
     VersionLost,
 )
 from alflow.errors import JournalError
-from alflow.runtime.journal import Journal, from_json, read_lines, to_json
+from alflow.runtime import layout
+from alflow.runtime.journal import Journal, from_json, of_run, read_lines, replay, to_json
 
 HEADER = {"name": "al", "workflow": "abc", "seed": 1, "versions": {"alflow": "0"}}
 EVENTS = [
@@ -112,6 +113,93 @@ def test_any_other_damage_is_an_error_with_its_line(tmp_path, damage):
         list(Journal(path, HEADER, 0.0).events)
 
 
+DAMAGES = {
+    "a figure changed": lambda lines: [*lines[:2], lines[2].replace(b'"n":3', b'"n":4'), *lines[3:]],
+    "two swapped": lambda lines: [*lines[:2], lines[3], lines[2], *lines[4:]],
+    "one doubled": lambda lines: [*lines[:3], lines[2], *lines[3:]],
+    "one missing": lambda lines: [*lines[:2], *lines[3:]],
+    "half a line": lambda lines: [*lines[:2], lines[2][: len(lines[2]) // 2] + b"\n", *lines[3:]],
+    "two joined": lambda lines: [*lines[:2], lines[2][:-1], *lines[3:]],
+    "zeros": lambda lines: [*lines[:2], bytes(len(lines[2]) - 1) + b"\n", *lines[3:]],
+    "a byte changed": lambda lines: [*lines[:2], b"\xff".join([lines[2][:9], lines[2][10:]]), *lines[3:]],
+    "a line of a journal without sums": lambda lines: [*lines[:2], b'{"t":1.0,"events":[]}\n', *lines[2:]],
+    "NaN": lambda lines: [*lines[:2], b'{"t":NaN,"events":[]}\n', *lines[2:]],
+    "no object": lambda lines: [*lines[:2], b"[1]\n", *lines[2:]],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_line_that_is_not_the_one_that_was_written_is_noticed(tmp_path, damage):
+    path = tmp_path / "journal.jsonl"
+    write(path, [EVENTS[:2], EVENTS[1:2], EVENTS[2:]])
+    path.write_bytes(b"".join(damage(path.read_bytes().splitlines(keepends=True))))
+    before = path.read_bytes()
+    with pytest.raises(JournalError, match=r"line [34]: (.|\n)*head -n [23]"):
+        list(Journal(path, HEADER, 0.0).events)
+    assert path.read_bytes() == before
+
+
+def test_a_changed_first_line_is_noticed(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    write(path, [EVENTS[:2]])
+    path.write_bytes(path.read_bytes().replace(b'"seed":1', b'"seed":2'))
+    with pytest.raises(JournalError, match=r"line 1: .*changed"):
+        Journal(path, {**HEADER, "seed": 2}, 0.0)
+
+
+def test_what_is_kept_of_a_damaged_journal_can_be_gone_on_with(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    write(path, [EVENTS[:2], EVENTS[2:4], EVENTS[4:]])
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:2]))
+    journal = Journal(path, HEADER, 0.0)
+    journal.append(EVENTS[:1], 50.0)
+    journal.append(EVENTS[1:2], 51.0)
+    journal.close()
+    assert list(journal.events) == [*EVENTS[:2], *EVENTS[:2]]
+
+
+def test_a_journal_without_sums_is_read_and_stays_one(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    head = {"schema": 1, **HEADER, "t": 1.0}
+    path.write_text(json.dumps(head) + '\n{"t": 2.0, "events": []}\n')
+    journal = Journal(path, HEADER, 0.0)
+    journal.append(EVENTS[:2], 3.0)
+    journal.close()
+    assert b"sum" not in path.read_bytes()
+    assert list(journal.events) == EVENTS[:2]
+    with path.open("ab") as f:
+        f.write(b'{"t":4.0,"events":[],"sum":"00000000"}\n')
+    with pytest.raises(JournalError, match="line 4"):
+        list(journal.events)
+
+
+def test_an_event_that_does_not_follow_is_told_with_its_line(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    write(path, [[Reopened()], [Arrived(7)]])
+    with pytest.raises(JournalError, match=r"line 3: Arrived does not follow(.|\n)*head -n 2"):
+        replay(path)
+
+
+def test_where_the_journal_of_a_run_is(tmp_path):
+    path = tmp_path / layout.JOURNAL
+    assert of_run(tmp_path) is None
+    path.touch()
+    assert of_run(tmp_path) == path, "a coordinator that died before its first line"
+    (tmp_path / layout.TASKS).mkdir()
+    with pytest.raises(JournalError, match=r"is empty, but tasks/ holds results(.|\n)*backup"):
+        of_run(tmp_path)
+    path.write_bytes(b'{"schema":1')
+    with pytest.raises(JournalError, match="is empty"):
+        of_run(tmp_path)
+    path.unlink()
+    with pytest.raises(JournalError, match="is gone"):
+        of_run(tmp_path)
+    path.mkdir()
+    with pytest.raises(JournalError, match="is no file"):
+        of_run(tmp_path)
+
+
 @pytest.mark.parametrize(("key", "value"), [("name", "other"), ("workflow", "def"), ("seed", 2)])
 def test_a_journal_of_another_campaign_is_refused(tmp_path, key, value):
     path = tmp_path / "journal.jsonl"
@@ -131,7 +219,7 @@ def test_later_versions_of_the_packages_are_no_reason_to_refuse(tmp_path):
 def test_a_journal_of_a_later_schema_is_refused(tmp_path):
     path = tmp_path / "journal.jsonl"
     path.write_text('{"schema": 99, "name": "al"}\n')
-    with pytest.raises(JournalError, match="schema 99, expected 1; a newer alflow made it"):
+    with pytest.raises(JournalError, match=r"schema 99, expected 1\n.*a newer alflow made it"):
         Journal(path, HEADER, 0.0)
 
 
