@@ -111,6 +111,15 @@ class HasFeatures(Protocol):
 
 
 @runtime_checkable
+class PredictsWithFeatures(Protocol):
+    """A model with features that gives predictions and features from one pass, which a gauge then takes."""
+
+    def predict_features(self, frames: Frames, *, stress: bool = False) -> tuple[Labels, Floats]:
+        """What `Model.predict` and `HasFeatures.features` give."""
+        ...
+
+
+@runtime_checkable
 class HasPairStyle(Protocol):
     """Capability.PAIR_STYLE: LAMMPS can run the model."""
 

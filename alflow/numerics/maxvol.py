@@ -17,9 +17,9 @@ others cost one product with A⁻¹. So a pool may be streamed, over and over un
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from scipy.linalg import lu_factor, lu_solve
@@ -40,8 +40,7 @@ _REFRESH: Final = 64
 _MOST_SWAPS: Final = 200
 """Of one block, for each place."""
 
-Chunks = Callable[[], Iterable[tuple[Floats, Ints]]]
-"""Gives all rows from the start, (n, K) at a time, with the source of each."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,13 +113,11 @@ class ActiveSet:
             greatest: Floats = np.abs(rows @ self.inverse).max(axis=1, initial=0.0)
         return greatest
 
-    def updated(
-        self, rows: Floats, source: Ints, tolerance: float = TOLERANCE, device: str | None = None
-    ) -> tuple[ActiveSet, int]:
-        """The set after one look at more rows, and how many swaps that took; itself if it took none.
+    def updated(self, rows: Floats, source: Ints, tolerance: float = TOLERANCE, device: str | None = None) -> ActiveSet:
+        """The set after one look at more rows; itself if they change nothing.
 
         The volume never shrinks but by a column's first values. Rows that are not finite are passed over. That all of
-        `rows` are within the tolerance afterwards is sure only after a look that swaps nothing: see `settle`.
+        `rows` are within the tolerance afterwards is sure only where nothing was changed: see `settle`.
 
         Args:
             rows: (n, n_features).
@@ -136,16 +133,13 @@ class ActiveSet:
             raise DataError(f"ActiveSet: {len(source)} sources for {len(rows)} rows, or negative ones")
         good = np.isfinite(rows).all(axis=1)
         rows, source = (rows, source) if good.all() else (rows[good], source[good])
-        found, total, step = self._rescaled(rows), 0, _block_rows(self.n_features)
+        found, step = self._rescaled(rows), _block_rows(self.n_features)
         for first in range(0, len(rows), step):
             block = rows[first : first + step]
             outside = np.flatnonzero(found.grades(block, device) > 1 + tolerance)
             if len(outside):
-                found, count = found._swapped(  # noqa: SLF001  # a set like this one
-                    block[outside], source[first + outside], 1 + tolerance
-                )
-                total += count
-        return found, total
+                found = found._swapped(block[outside], source[first + outside], 1 + tolerance)  # noqa: SLF001
+        return found
 
     def _rescaled(self, rows: Floats) -> ActiveSet:
         """Unfilled places follow the size of their columns."""
@@ -159,7 +153,7 @@ class ActiveSet:
         inverse[:, free] *= self.rows[free, free] / new[free, free]
         return ActiveSet(new, self.source, scale, inverse)
 
-    def _swapped(self, rows: Floats, source: Ints, threshold: float) -> tuple[ActiveSet, int]:
+    def _swapped(self, rows: Floats, source: Ints, threshold: float) -> ActiveSet:
         """Swap until the grades of `rows` are at most `threshold`, in their own coefficients as they are then."""
         active, names, inverse, total = self.rows.copy(), self.source.copy(), self.inverse, 0
         while total < _MOST_SWAPS * self.n_features:  # more than that is rounding going round in circles
@@ -170,38 +164,27 @@ class ActiveSet:
                 active[j], names[j] = rows[i], source[i]
             inverse = _inverse(active)
             total += len(which)
-        return ActiveSet(active, names, self.scale, inverse), total
+        return ActiveSet(active, names, self.scale, inverse) if total else self
 
 
-def settle(
-    start: ActiveSet,
-    chunks: Chunks,
-    tolerance: float = TOLERANCE,
-    most_passes: int = 30,
-    device: str | None = None,
-) -> tuple[ActiveSet, bool]:
-    """Look at all rows over and over, until none has a grade above 1 + tolerance.
+def settle(start: T, look: Callable[[T], T], most_passes: int = 100) -> tuple[T, bool]:
+    """Look at all rows over and over, until a look changes nothing; most often that takes three to five.
 
-    However the rows are cut into chunks, and in whatever order they come, the set is dominant at the end; which of the
-    dominant sets it is depends on both.
+    However the rows are cut into chunks, and in whatever order they come, the set is dominant at the end: no row has a
+    grade above 1 + tolerance. Which of the dominant sets it is depends on both.
 
     Args:
-        start: the set to begin with.
-        chunks: gives all rows; called once a pass, most often three to five times.
-        tolerance: rows whose grade is above 1 + tolerance enter.
+        start: what to begin with: an `ActiveSet`, or several.
+        look: gives them after a look at all rows, such as a chain of `ActiveSet.updated`; itself if nothing changed.
         most_passes: give up after so many.
-        device: as in `ActiveSet.grades`.
 
     Returns:
         The set, and whether it is dominant: False if the passes did not suffice.
     """
     found = start
     for _ in range(most_passes):
-        before, count = found, 0
-        for rows, source in chunks():
-            found, more = found.updated(rows, source, tolerance, device)
-            count += more
-        if not count and np.array_equal(before.scale, found.scale):
+        before, found = found, look(found)
+        if found is before:
             return found, True
     return found, False
 
@@ -214,7 +197,8 @@ def maxvol(rows: Floats, tolerance: float = TOLERANCE, device: str | None = None
     """
     rows = np.asarray(rows, np.float64)
     every = np.arange(len(rows))
-    found, dominant = settle(ActiveSet.empty(rows.shape[1]), lambda: [(rows, every)], tolerance, 100, device)
+    start = ActiveSet.empty(rows.shape[1])
+    found, dominant = settle(start, lambda active: active.updated(rows, every, tolerance, device))
     if not dominant:
         raise DataError(f"maxvol: no dominant set of {rows.shape} rows after 100 passes")
     return found
