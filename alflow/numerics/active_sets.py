@@ -67,7 +67,7 @@ class ActiveSets:
             first: number of the first frame.
         """
         element = self._element_of(frames)
-        lost = (element < 0) | ~np.isfinite(features).all(axis=1)
+        lost = (element < 0) | ~_finite(features)
         good = ~_any_atom(frames, lost)
         if self.per == "frame":
             rows = self._frame_rows(frames, features, element)[good]
@@ -96,7 +96,7 @@ class ActiveSets:
             strange = _any_atom(frames, element < 0)
             per_frame[strange & ~np.isnan(per_frame)] = UNKNOWN
             return per_frame, None
-        per_atom = np.where(np.isfinite(features).all(axis=1), UNKNOWN, np.nan)
+        per_atom = np.where(_finite(features), UNKNOWN, np.nan)
         for k, active in enumerate(self.sets):
             pick = np.flatnonzero(element == k)
             per_atom[pick] = active.grades(features[pick], device)
@@ -106,25 +106,26 @@ class ActiveSets:
         self, frames: Frames, features: Floats, tolerance: float = TOLERANCE, device: str | None = None
     ) -> ActiveSets:
         """Sets that are dominant over their own rows and those of `frames`, which are numbered on from theirs."""
-        wider = self._with_elements(np.unique(frames.numbers).tolist())
+        wider = self._with_elements(np.unique(frames.numbers).tolist(), features.shape[1])
         first = 1 + max((int(s.source.max(initial=-1)) for s in self.sets), default=-1)
         own = [Rows(k, s.rows[s.filled], s.source[s.filled]) for k, s in enumerate(wider.sets)]
         batches = [wider.rows(frames, features, first), own]
         return settle(wider, lambda found: found.updated(batches, tolerance, device))[0]
 
-    def _with_elements(self, numbers: Sequence[int]) -> ActiveSets:
+    def _with_elements(self, numbers: Sequence[int], n_features: int) -> ActiveSets:
         known = tuple(sorted({*self.numbers, *numbers}))
-        if known == self.numbers or not self.sets:
-            return self if self.sets else replace(self, numbers=known)
+        if known == self.numbers:
+            return self
+        if not self.numbers:
+            return ActiveSets.empty(self.per, known, n_features)
         place = [known.index(z) for z in self.numbers]
         if self.per == "atom":
-            sets = [ActiveSet.empty(self.sets[0].n_features) for _ in known]
+            sets = [ActiveSet.empty(n_features) for _ in known]
             for k, old in zip(place, self.sets, strict=True):
                 sets[k] = old
             return ActiveSets(self.per, known, tuple(sets))
-        old, n = self.sets[0], self.sets[0].n_features // len(self.numbers)
-        at = np.concatenate([np.arange(k * n, (k + 1) * n) for k in place])
-        new = ActiveSet.empty(n * len(known))
+        old, new = self.sets[0], ActiveSet.empty(n_features * len(known))
+        at = np.concatenate([np.arange(k * n_features, (k + 1) * n_features) for k in place])
         rows, source, scale = new.rows.copy(), new.source.copy(), new.scale.copy()
         rows[np.ix_(at, at)], source[at], scale[at] = old.rows, old.source, old.scale
         return ActiveSets(self.per, known, (ActiveSet(rows, source, scale),))
@@ -144,7 +145,7 @@ class ActiveSets:
         mine = np.flatnonzero(element >= 0)
         wide[mine, element[mine]] = features[mine]
         rows = np.add.reduceat(wide.reshape(frames.n_atoms, -1), frames.offsets[:-1]) / frames.sizes[:, None]
-        rows[_any_atom(frames, ~np.isfinite(features).all(axis=1))] = np.nan
+        rows[_any_atom(frames, ~_finite(features))] = np.nan
         return rows
 
 
@@ -154,6 +155,10 @@ def greatest_of_frames(frames: Frames, per_atom: Floats) -> Floats:
         return np.zeros(0)
     found: Floats = np.maximum.reduceat(per_atom, frames.offsets[:-1])
     return found
+
+
+def _finite(rows: Floats) -> Bools:
+    return np.asarray(np.isfinite(rows).all(axis=1), np.bool_)
 
 
 def _any_atom(frames: Frames, atoms: Bools) -> Bools:
