@@ -99,7 +99,8 @@ def why(run_dir: Path, name: str, *, as_json: bool) -> None:
         return
     _say(*(line for story in stories for line in (monitor.text(story), "")))
     if not name:
-        _say(f"{len(stories)} structures and tasks failed." if stories else "Nothing has failed.")
+        many = f"{len(stories)} structures and tasks" if len(stories) > 1 else "One structure or task"
+        _say(f"{many} failed." if stories else "Nothing has failed.")
 
 
 def stop(run_dir: Path) -> int:

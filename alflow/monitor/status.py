@@ -107,7 +107,7 @@ def summary(history: History, run_dir: Path, *, running: bool, now: float, ledge
     newest = models[-1] if models else None
     length, unit = median_length(history, newest)
     names = history.stage_names
-    end = now if running and history.started else history.last
+    end = now if running and history.started and history.closed is None else history.last
     return Status(
         run=str(run_dir),
         name=str(history.header.get("name", run_dir.name)),

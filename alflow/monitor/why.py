@@ -5,21 +5,30 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from alflow.campaign.model import Verb
+from alflow.core.labels import Cause
 from alflow.errors import DataError, InputError
 from alflow.monitor.history import History, TaskRecord
 from alflow.monitor.status import duration
 from alflow.runtime import layout
+from alflow.spec.amend import amended
+from alflow.spec.workflow import load
 from alflow.store.shards import Shard, read_shard
+from alflow.validation import suggestion
 
 _LEAST_DIGITS: Final = 6
 _LABELS: Final = (Verb.LABEL, Verb.RELABEL)
+_MAKERS: Final = (Verb.BUILD, Verb.SAMPLE, Verb.SELECT, *_LABELS)
+_BEFORE: Final = ("min_contact", "min_height_A", "max_aspect", "max_atoms")
+"""Gates that a structure passes before a label is bought of it; the others are for the label."""
+_GATED: Final = {Cause.CONTACT, Cause.STRUCTURE, Cause.QUARANTINED}
+"""Causes that may be a gate's, or come before any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +117,7 @@ def _brief(values: Mapping[str, Any]) -> str:
     for key, value in values.items():
         if isinstance(value, str | int | float) and key not in {"stage", "started", "ended"}:
             words.append(f"{key} {value}")
-        elif isinstance(value, list) and len(value) <= 3 and not any(isinstance(v, list | dict) for v in value):
+        elif isinstance(value, list) and 0 < len(value) <= 3 and not any(isinstance(v, list | dict) for v in value):
             words.append(f"{key} {' '.join(map(str, value))}")
     return ", ".join(words)
 
@@ -126,8 +135,7 @@ def _found(run_dir: Path, history: History, name: str) -> str:
     if task in history.tasks and number.isdigit():
         return _numbered(run_dir, history.tasks[task], int(number))
     if len(name) < _LEAST_DIGITS or not all(c in "0123456789abcdef" for c in name):
-        hint = f"give a task such as 0-label-000001, or {_LEAST_DIGITS} digits of a structure's id at least"
-        raise InputError(name, "names no task of this run, and is no structure's id", hint)
+        raise InputError(name, "names no task of this run, and is no structure's id", _meant(history, task or name))
     seen = {i for place in asked(run_dir, history) for i in place[2] if i.startswith(name)}
     if len(seen) != 1:
         some = ", ".join(sorted(seen)[:5])
@@ -136,11 +144,26 @@ def _found(run_dir: Path, history: History, name: str) -> str:
     return seen.pop()
 
 
+def _meant(history: History, name: str) -> str:
+    """What may have been meant by a name that no task has."""
+    last: dict[str, str] = {}
+    for task in history.tasks:
+        last[task.rpartition("-")[0]] = task
+    family = name.rpartition("-")[0]
+    if family in last:
+        return f"tasks of this kind go up to {last[family]}"
+    close = f"; {suggestion(family or name, last)}" if last else ""
+    return f"give a task such as 0-label-000001, or {_LEAST_DIGITS} digits of a structure's id at least{close}"
+
+
 def _numbered(run_dir: Path, task: TaskRecord, number: int) -> str:
-    path = str(task.result.get("path", ""))
+    path = str(task.result.get("path", "")) if task.verb in _MAKERS else ""
     if task.verb in _LABELS:
         path, start, *_ = task.args["frames"]
         number += int(start)
+    if not path:
+        why_not = "this task brought none home" if task.verb in _MAKERS else f"a {task.verb} task makes none"
+        raise InputError(f"{task.id}/{number}", f"there is no such structure: {why_not}")
     try:
         return read_shard(run_dir / path, number, number + 1).frames.ids()[0]
     except (DataError, IndexError) as exc:
@@ -166,7 +189,7 @@ def _of_structure(run_dir: Path, history: History, name: str) -> Story:
             continue
         i = ids.index(name)
         if not story.lines:
-            story.lines += _proposed(history, shard, i)
+            story.lines += [*_proposed(history, shard, i), *_selected(history, task)]
         story.lines.append(
             Line(task.submitted, f"{'asked once more' if task.verb is Verb.RELABEL else 'asked'}: {task.id}")
         )
@@ -190,18 +213,50 @@ def _proposed(history: History, shard: Shard, i: int) -> Iterator[Line]:
     yield Line(maker.submitted if maker else None, words + (f"; {more}" if more else ""))
 
 
+def _selected(history: History, task: TaskRecord) -> Iterator[Line]:
+    """Who picked it, and out of how many."""
+    picker = history.tasks.get(Path(str(task.args["frames"][0])).parent.name)
+    if picker is not None and picker.verb is Verb.SELECT:
+        words = f"selected by {picker.id}: {picker.result.get('n', '?')} of {picker.result.get('offered', '?')} offered"
+        yield Line(picker.ended, words)
+
+
+def _gates(run_dir: Path, history: History, task: TaskRecord) -> Mapping[str, Any]:
+    """The gates as they were when the task was given out; none if the workflow cannot be read."""
+    made = [{"stage": i, "changes": changes} for _, i, changes in history.amendments]
+    try:
+        workflow = amended(load(run_dir / layout.WORKFLOW), made[: int(task.args.get("amended", 0))])
+        return {k: v for k, v in asdict(workflow.stages[task.stage].gates).items() if v is not None}
+    except (InputError, IndexError):
+        return {}
+
+
+def _passed(run_dir: Path, history: History, task: TaskRecord, *, label: bool) -> Iterator[Line]:
+    """Which gates a structure passed, and with `label` which ones its label did."""
+    gates = _gates(run_dir, history, task)
+    before = [f"{k} {gates[k]}" for k in gates if k in _BEFORE]
+    after = [f"{k} {v}" for k, v in gates.items() if k not in _BEFORE]
+    if before:
+        yield Line(None, f"passed the gates before a label: {', '.join(before)}")
+    if label:
+        yield Line(None, f"its label passed the gates: {', '.join(['finite', *after])}")
+
+
 def _answer(run_dir: Path, history: History, task: TaskRecord, name: str) -> tuple[str, list[Line]]:
     """How a label task answered for one structure."""
     if task.outcome != "finished":
         return f"no label yet ({task.outcome})", []
     for f in task.result.get("failures", ()):
         if f["id"] == name:
-            return f"no label: {f['cause']}", [Line(task.ended, f"no label: {f['reason']}"), *_log(f["log"])]
+            passed = [] if f["cause"] in _GATED else list(_passed(run_dir, history, task, label=False))
+            told = Line(task.ended, f"no label ({f['cause']}): {f['reason']}")
+            return f"no label: {f['cause']}", [*passed, told, *_log(f["log"])]
     for kept in (task.result, *task.result.get("aside", ())):
         row = _row(run_dir, kept, name)
         if row is not None:
             words = f"label bought: {row['energy']:.6f} eV, theory {row['theory']}"
             lines = [Line(task.ended, words), *(Line(None, c) for c in _corrections(row["corrections"]))]
+            lines += _passed(run_dir, history, task, label=True)
             if kept is not task.result:
                 return "label kept apart: of another level of theory", [*lines, Line(None, f"in {kept['path']}")]
             return "in the dataset", [*lines, *_used(history, task)]

@@ -68,11 +68,11 @@ def resume(run_dir: Path, make_runner: MakeRunner, watchers: Sequence[Watcher] =
     site = load_site(run_dir / layout.SITE)
     try:
         with rundir.locked(run_dir), _stop_requests(run_dir) as stopped, _opened(run_dir) as (workflow, journal, state):
+            _check_shards(run_dir, state)
             if state.closed is not None:
                 if not state.closed.failed:
                     return state
                 _add(journal, state, Reopened())
-            _check_shards(run_dir, state)
             return _drive(run_dir, site, workflow, journal, state, make_runner, watchers, stopped)
     except OSError as exc:
         hint = f"put that right, then go on with `alflow resume {run_dir}`"

@@ -170,7 +170,8 @@ class Journal:
             differ = [k for k in _PINNED if found.get(k) != head[k]]
             if differ:
                 both = "; ".join(f"{k} {found.get(k)!r} there, {head[k]!r} here" for k in differ)
-                raise JournalError(f"{path} belongs to another campaign: {both}")
+                hint = "undo what was changed in workflow.yaml: `alflow amend` changes what may change"
+                raise JournalError(f"{path}: belongs to another campaign: {both}", hint)
         self._torn = False
         self._file: BinaryIO | None = None
         self._sum: int | None = 0

@@ -84,8 +84,15 @@ def existing(run_dir: Path) -> Path:
     """`run_dir`, resolved, if it is a run.
 
     Raises:
-        RunError: there is no run.
+        RunError: there is no run, or a file of it is gone.
     """
+    if (run_dir / layout.JOURNAL).is_file():
+        for name in (layout.WORKFLOW, layout.SITE):
+            if not (run_dir / name).is_file():
+                hint = f"restore it from a backup; {layout.SUBMITTED} is the workflow as it was submitted"
+                raise RunError(
+                    str(run_dir / name), "is gone", hint if name == layout.WORKFLOW else "put a site file there"
+                )
     if not (run_dir / layout.WORKFLOW).is_file():
         raise RunError(str(run_dir), "is no run directory of alflow", "`alflow submit WORKFLOW` makes one")
     return run_dir.resolve()

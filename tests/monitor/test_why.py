@@ -1,12 +1,17 @@
 import json
+import re
+import shutil
 import subprocess
 import sys
 
 import pytest
 
+from alflow.campaign.model import Amended
 from alflow.errors import InputError, RunError
-from alflow.monitor.history import History
+from alflow.monitor.history import History, read_header
 from alflow.monitor.why import failures, text, why
+from alflow.runtime import layout
+from alflow.runtime.journal import Journal
 from alflow.store.shards import read_shard
 
 
@@ -29,7 +34,11 @@ def test_a_bought_structure_is_told_from_its_proposal_to_the_models_that_saw_it(
         "proposed by 0-sample-",
         "guided by models/0-0-v",
         "uncertainty of",
+        "selected by 0-select-",
+        "offered",
         task.id,
+        "passed the gates before a label: min_contact 0.5, min_height_A 1.0, max_aspect 50.0",
+        "its label passed the gates: finite, max_force_eV_A 300.0, max_stress_GPa 1000.0",
         "label bought",
         "merged",
     ):
@@ -70,6 +79,32 @@ def test_all_failures_are_those_of_the_status(finished_run):
     history = History.read(run)
     stories = failures(run)
     assert len(stories) == sum(f.frames for f in history.label_failures.values()) == history.labels[-1][2] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("0-lable-000001", "did you mean '0-label'?"),
+        ("0-build-000005", "tasks of this kind go up to 0-build-000000"),
+        ("0-fit-000000/1", "a fit task makes none"),
+        ("nonsense", "known: 0-build, 0-calibrate, 0-evaluate, 0-fit, 0-label"),
+    ],
+)
+def test_what_may_have_been_meant_is_said(finished_run, name, says):
+    run, _ = finished_run
+    with pytest.raises(InputError, match=re.escape(says)):
+        why(run, name)
+
+
+def test_gates_are_those_that_the_task_was_given_out_with(finished_run, tmp_path):
+    """An amendment after it was labelled changes nothing of a structure's story."""
+    run, _ = finished_run
+    good, *_ = labelled(run)
+    shutil.copytree(run, tmp_path / "run", symlinks=True)
+    journal = Journal(tmp_path / "run" / layout.JOURNAL, read_header(run), 0.0)
+    journal.append([Amended(0, {"gates.max_aspect": "4"})], 9e9)
+    journal.close()
+    assert "max_aspect 50.0" in text(why(tmp_path / "run", good))
 
 
 @pytest.mark.parametrize("name", ["nonsense", "0-label-999999", "abc", "0-label-000000/999", "ffffffffffff"])

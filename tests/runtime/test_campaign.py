@@ -289,6 +289,28 @@ def test_events_that_do_not_follow_are_one_clear_error(tmp_path):
     assert tree(run) == before
 
 
+@pytest.mark.parametrize("name", [layout.WORKFLOW, layout.SITE])
+def test_a_run_that_lost_a_file_is_told_which(tmp_path, name):
+    run = submitted(tmp_path)
+    campaign_run.resume(run, inline)
+    (run / name).unlink()
+    before = tree(run)
+    with pytest.raises(RunError, match=f"{name}: is gone"):
+        campaign_run.resume(run, inline)
+    assert tree(run) == before
+
+
+def test_a_finished_run_whose_dataset_is_damaged_is_no_finished_run(tmp_path):
+    run = submitted(tmp_path)
+    campaign_run.resume(run, inline)
+    shard = next((run / "dataset").glob("*.h5"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    before = tree(run)
+    with pytest.raises(RunError, match="was changed after it was sealed"):
+        campaign_run.resume(run, inline)
+    assert tree(run) == before
+
+
 def tree(folder):
     """Every file of a folder and what is in it."""
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
