@@ -221,6 +221,26 @@ class Ending:
 
 
 @dataclass(frozen=True, slots=True)
+class Awaited:
+    """A wait has begun that is not to last for ever, see `policy.waits`.
+
+    Attributes:
+        what: its name.
+        since: seconds since the epoch by the coordinator's clock.
+    """
+
+    what: str
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """A wait has lasted as long as it may."""
+
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
 class StageDone:
     """A stage is over; the next one keeps the data or the model, or neither."""
 
@@ -249,6 +269,8 @@ Event = (
     | VersionLost
     | Synced
     | Ending
+    | Awaited
+    | Overdue
     | StageDone
     | Closed
     | Reopened
@@ -378,6 +400,14 @@ class State:
     evaluated: int = 0
     """Evaluations that ended, well or not."""
     ending: str = ""
+    out_at_end: int = 0
+    """Frames in open label tasks when the stage's goal was reached."""
+    awaited: dict[str, float] = field(default_factory=dict)
+    """Waits of this stage -> when each began, seconds since the epoch."""
+    overdue: set[str] = field(default_factory=set)
+    """Those of them that lasted as long as they may."""
+    begun: int = 0
+    """Of the campaign: how often a coordinator took it up."""
     failures: Counter[FailureKind] = field(default_factory=Counter)
     """Of the campaign."""
     archive: list[tuple[Batch, ...]] = field(default_factory=list)
@@ -442,7 +472,7 @@ def apply(state: State, event: Event) -> None:
                 raise JournalError(f"task {task_id!r} broke but is not open")
             state.failures[kind] += 1
         case Cancelled(task_id):
-            _close(state, task_id)
+            _cancelled(state, _close(state, task_id))
         case Arrived(k):
             state.loops[k].waiting = True
         case VersionLost(k):
@@ -452,10 +482,14 @@ def apply(state: State, event: Event) -> None:
             state.syncs = number
             _sync(state)
         case Ending(reason):
-            state.ending = reason
+            state.ending, state.out_at_end = reason, state.open_frames
             for loop in state.loops:  # see `_labelled`
                 state.unbought += sum(again.frames.n for again in loop.again)
                 loop.again = []
+        case Awaited(what, since):
+            state.awaited[what] = since
+        case Overdue(what):
+            state.overdue.add(what)
         case StageDone():
             _next_stage(state, event)
         case Closed():
@@ -467,8 +501,10 @@ def apply(state: State, event: Event) -> None:
                 loop.lost_versions = 0
         case Amended(stage, changes):
             state.amendments.append({"stage": stage, "changes": dict(changes)})
-        case Began() | Resources():
-            pass  # for the ledger: no decision hangs on them
+        case Began():
+            state.begun += 1
+        case Resources():
+            pass  # for the ledger: no decision hangs on it
 
 
 def _submitted(state: State, task: Task) -> None:
@@ -639,6 +675,16 @@ def comes_apart(task: Task, kind: FailureKind) -> bool:
 _MACHINES: Final = frozenset({FailureKind.INFRASTRUCTURE, FailureKind.RESOURCE, FailureKind.HALTED})
 
 
+def _cancelled(state: State, task: Task) -> None:
+    """A label that was given up was not bought; a model does without members that are not waited for."""
+    loop = state.loops[task.loop]
+    if task.verb in {Verb.LABEL, Verb.RELABEL}:
+        state.unbought += Batch(*task.args["frames"]).n
+    elif task.verb is Verb.FIT and loop.making is not None:
+        loop.making.groups.pop(task.id, None)
+        loop.making = loop.making if loop.making.groups else None
+
+
 def _failed(state: State, loop: Loop, task: Task, kind: FailureKind) -> None:
     match task.verb:
         case Verb.LABEL if comes_apart(task, kind) and not state.ending:
@@ -680,4 +726,5 @@ def _next_stage(state: State, done: StageDone) -> None:
     state.loops = [fresh]
     state.syncs = state.models = state.bought = state.unbought = state.failed_in_a_row = state.evaluated = 0
     state.aside, state.paces = 0, []
-    state.ending = ""
+    state.ending, state.out_at_end = "", 0
+    state.awaited, state.overdue = {}, set()

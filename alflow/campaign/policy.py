@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -102,6 +103,7 @@ class Cycles:
         initial: structures built and labelled before the first fit; all loops share them.
         fits_per_sync: own fits a loop makes between two sync points.
         quorum: fraction of the loops that closes a sync point; late labels enter the next one.
+        deadline_h: hours after which a sync point closes, from the first loop that is there, without a quorum too.
         limit: most structures selected at a time by a loop.
         label_batch: structures a label task buys.
     """
@@ -112,6 +114,7 @@ class Cycles:
     initial: int = 0
     fits_per_sync: int = 1
     quorum: float = 1.0
+    deadline_h: float | None = None
     limit: int = 1_000_000
     label_batch: int = 1
 
@@ -121,23 +124,35 @@ Policy = Rounds | Stream | Cycles
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How long a label may take, judged by those before it, and how often it is tried.
+    """How long a label or a fit may take, judged by others of its kind, and how often a label is tried.
 
     The time of a label is compared with the median of the last ones, per squared number of atoms. One that takes much
     longer is ended and tried once more with four times the time, in the lane ``relabel`` if the site has one (with more
     ranks, on other nodes). Nothing waits for it: what comes of it enters the dataset later.
+
+    A model is made of the members that are there, at least half of them, once no other has come for long; the missing
+    ones are fitted again with the next. Not so in `rounds`, whose models never depend on what was fast.
+
+    A `stream` whose budget of labels is spent but for second tries gives these up and buys others in their place. At
+    its end, once 95 % of the labels that were out when its goal was reached have come, second tries are given up, and
+    the other labels get as long again: a few that take ten times the usual would hold whole blocks.
 
     Attributes:
         factor: how many times the median a label may take.
         least_s: it may always take so long.
         after: labels bought before their times are a measure; until then the labeler's own limit holds.
         tries: how often a structure that ran out of time or memory is tried in all.
+        fit_factor: how many times the median fit of a model another member may be waited for; ``.inf`` for all.
+        end_factor: how many times as long the last 5 % of a stream's labels are waited for as the 95 % before them
+            took; ``.inf`` for all, and for second tries too.
     """
 
     factor: float = 10.0
     least_s: float = 120.0
     after: int = 20
     tries: int = 2
+    fit_factor: float = 3.0
+    end_factor: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +208,10 @@ MAX_FAILED_LABELS: Final = 200
 """Frames in a row whose labels all failed after which buying on is a waste."""
 FIRST_QUORUM: Final = 0.9
 """A stream's first fit starts when this part of the initial labels is there."""
+LAST_QUORUM: Final = 0.95
+"""Part of the labels that are out at the end of a stream after which the others are stragglers."""
+_END: Final = "the end"
+_REPLACED: Final = "nothing else is left to buy within the budget: other labels are bought in its place"
 
 
 # ---- decisions -----------------------------------------------------------------------------------------------------
@@ -210,6 +229,57 @@ def decide(plan: Plan, s: State) -> list[Event]:
     if not events and not s.open:
         raise CampaignError(f"stage {s.stage}: nothing is running and nothing was decided (issued: {dict(s.issued)})")
     return events
+
+
+def waits(plan: Plan, s: State) -> dict[str, float]:
+    """What is being waited for, but not for ever: name -> longest wait in seconds.
+
+    The coordinator writes down when each began (`Awaited`) and when it has lasted that long (`Overdue`); decisions hang
+    on these events, not on a clock.
+    """
+    if s.closed is not None:
+        return {}
+    found: dict[str, float] = {}
+    for k in range(len(s.loops)):
+        name, longest = _fit_wait(plan, s, k)
+        if name:
+            found[name] = longest
+    p = plan.policy
+    if isinstance(p, Cycles) and p.deadline_h is not None and any(loop.waiting for loop in s.loops):
+        found[_sync_wait(s)] = 3600 * p.deadline_h
+    if s.ending and isinstance(p, Stream):
+        found |= _end_waits(plan.patience, s)
+    return found
+
+
+def _sync_wait(s: State) -> str:
+    return f"sync point {s.syncs + 1}"
+
+
+def _fit_wait(plan: Plan, s: State, k: int) -> tuple[str, float]:
+    """The wait for further members of a model that could do without them; counted anew after each that comes."""
+    making = s.loops[k].making
+    if isinstance(plan.policy, Rounds) or making is None or not making.running or making.arrived < plan.min_members:
+        return "", math.inf
+    took = [r["ended"] - r["started"] for r in making.groups.values() if r is not None and "ended" in r]
+    longest = max(plan.patience.fit_factor * median(took), plan.patience.least_s) if took else math.inf
+    return f"members of version {making.number}, loop {k}, after {making.arrived} ({s.begun})", longest
+
+
+def _end_waits(patience: Patience, s: State) -> dict[str, float]:
+    """The waits for the last labels of a stream."""
+    found = {_END: math.inf}
+    if s.open_frames <= (1 - LAST_QUORUM) * s.out_at_end and _END in s.awaited:
+        names = _last_waits(s)
+        took = s.awaited.get(names[Verb.LABEL], s.awaited[_END]) - s.awaited[_END]
+        ever = math.isinf(patience.end_factor)
+        found[names[Verb.LABEL]] = math.inf if ever else max(patience.end_factor * took, patience.least_s)
+        found[names[Verb.RELABEL]] = math.inf if ever else patience.least_s
+    return found
+
+
+def _last_waits(s: State) -> dict[Verb, str]:
+    return {Verb.LABEL: f"the last labels ({s.begun})", Verb.RELABEL: f"the last second tries ({s.begun})"}
 
 
 def pause_s(kind: FailureKind, retry: int) -> float:
@@ -240,11 +310,22 @@ def _decide(plan: Plan, s: State) -> Iterator[Event]:
         yield from _wind_up(plan, s)
     elif reason := _goal(plan, s):
         yield Ending(reason)
-        yield from (Cancelled(t.id, reason) for t in s.open.values() if t.verb in {Verb.SAMPLE, Verb.SELECT})
+        wanted = {*Verb} - {Verb.SAMPLE, Verb.SELECT} - ({Verb.FIT} if _superseded(plan, s) else set())
+        yield from (Cancelled(t.id, reason) for t in s.open.values() if t.verb not in wanted)
     elif isinstance(plan.policy, Stream):
         yield from _stream(plan, plan.policy, s)
     else:
         yield from _cycles(plan, _as_cycles(plan.policy), s)
+
+
+def _superseded(plan: Plan, s: State) -> bool:
+    """Whether nothing is there yet of the model that a stream is making, and the last one sees more."""
+    loop = s.loops[0]
+    return (
+        isinstance(plan.policy, Stream)
+        and bool(s.open_frames or loop.new)
+        and not (loop.making and loop.making.arrived)
+    )
 
 
 def _as_cycles(policy: Rounds | Cycles) -> Cycles:
@@ -259,6 +340,9 @@ def _stream(plan: Plan, p: Stream, s: State) -> Iterator[Event]:
     loop = s.loops[0]
     if _needs_initial(p.initial, s):
         yield from issue.build(p.initial)
+        return
+    if _only_late(plan.until.max_labels, s):
+        yield from (Cancelled(t.id, _REPLACED) for t in s.open.values() if t.verb is Verb.RELABEL)
         return
     yield from issue.relabels(0)
     yield from issue.labels(0, p.label_batch)
@@ -276,6 +360,11 @@ def _stream(plan: Plan, p: Stream, s: State) -> Iterator[Event]:
         yield from (issue.sample(0, p.batch, loop.wave + 1) for _ in range(p.sampling - s.active(Verb.SAMPLE)))
 
 
+def _only_late(cap: int | None, s: State) -> bool:
+    """Whether second tries alone stand between a stream and its budget of labels, which it may not pass."""
+    return cap is not None and bool(s.late_frames) and not s.open_frames and s.bought + s.late_frames >= cap
+
+
 def _cycles(plan: Plan, p: Cycles, s: State) -> Iterator[Event]:
     issue = _Issue(plan, s)
     for k in range(len(s.loops)):
@@ -289,7 +378,8 @@ def _cycles(plan: Plan, p: Cycles, s: State) -> Iterator[Event]:
             yield from _wave(issue, p, s, k)
         at_sync = sum(loop.waiting for loop in s.loops)
         merging = any(s.active(Verb.MERGE, loop=k) for k in range(len(s.loops)))
-        if at_sync and at_sync >= p.quorum * p.loops and not merging:
+        enough = at_sync >= p.quorum * p.loops or _sync_wait(s) in s.overdue
+        if at_sync and enough and not merging:
             yield Synced(s.syncs + 1)
 
 
@@ -334,6 +424,7 @@ def _wind_up(plan: Plan, s: State) -> Iterator[Event]:
     """The goal is reached: wait for labels that are being bought, fit to all, hold the model to the reference."""
     issue = _Issue(plan, s)
     if s.active_anywhere(Verb.LABEL, Verb.RELABEL):
+        yield from _stragglers(s)
         return
     for k, loop in enumerate(s.loops):
         if loop.making is not None:
@@ -351,6 +442,14 @@ def _wind_up(plan: Plan, s: State) -> Iterator[Event]:
         yield issue.task(Verb.EVALUATE, model=first.model)
     else:
         yield StageDone(s.stage, s.ending, plan.keep_data, plan.keep_model)
+
+
+def _stragglers(s: State) -> Iterator[Cancelled]:
+    """The labels at the end of a stream that were waited for as long as it may."""
+    late = {verb: name for verb, name in _last_waits(s).items() if name in s.overdue}
+    for task in s.open.values() if late else ():
+        if task.verb in late:
+            yield Cancelled(task.id, "nearly all labels are there, and the stage ends")
 
 
 def _needs_initial(initial: int, s: State) -> bool:
@@ -486,6 +585,10 @@ class _Issue:
         if loop.making is None:
             if self.s.frames_visible(k) > loop.seen:
                 yield from self._fits(k)
+        elif _fit_wait(plan, self.s, k)[0] in self.s.overdue:
+            for task in loop.making.groups:
+                if task in self.s.open:
+                    yield Cancelled(task, "the model does without: it took much longer than its other members")
         elif not loop.making.running and not self.s.active(Verb.CALIBRATE, loop=k):
             if loop.making.arrived < plan.min_members:
                 yield VersionLost(k, f"{loop.making.arrived} of {plan.members} members, {plan.min_members} needed")

@@ -281,6 +281,7 @@ class History:
         if not self.whole and task.verb in _LABELS:
             del self.tasks[task_id]
         if outcome == "cancelled":
+            self._give_up(t, task.frames if task.verb in _LABELS else 0)
             return
         if outcome == "finished" and task.verb in _LABELS:
             self._labelled(t, task)
@@ -307,10 +308,10 @@ class History:
             self.waiting += again
 
     def _give_up(self, t: float, frames: int) -> None:
-        """What ran out of time or memory is not tried once more when the stage ends."""
+        """At a stage's end nothing is tried once more, and the last labels of a stream are not waited for."""
         if frames:
             self._count(t, 0, frames)
-            self._label_failed("time or memory", frames, "the stage ended before another try", "", "")
+            self._label_failed("time or memory", frames, "given up: the stage could do without", "", "")
 
     def _count(self, t: float, bought: int, failed: int) -> None:
         last, n, m = self.labels[-1] if self.labels else (-1.0, 0, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
@@ -13,12 +14,14 @@ from typing import Any, Final, Protocol
 
 from alflow.campaign.model import (
     Amended,
+    Awaited,
     Began,
     Cancelled,
     Closed,
     Event,
     FailureKind,
     Finished,
+    Overdue,
     Resources,
     Retried,
     State,
@@ -27,7 +30,7 @@ from alflow.campaign.model import (
     apply,
     fold,
 )
-from alflow.campaign.policy import Plan, decide, pause_s, respond
+from alflow.campaign.policy import Plan, decide, pause_s, respond, waits
 from alflow.runtime import layout
 from alflow.runtime.requests import NoRequests, Requests
 from alflow.runtime.runner import Capacity, Report, Runner
@@ -110,7 +113,7 @@ class Coordinator:
             while self.state.closed is None and not stop():
                 self._decide()
                 if self.state.closed is None:
-                    self._hear_all()
+                    self._hear_all(self._watch_the_time())
                     self._look()
                     self._amend()
         finally:
@@ -158,13 +161,29 @@ class Coordinator:
                 self._commit()
         self._commit()
 
-    def _hear_all(self) -> None:
+    def _watch_the_time(self) -> float:
+        """Write down which waits have begun and which have lasted long enough; when the next one may."""
+        now, due, state = self._clock(), math.inf, self.state
+        plan = self._plans[state.stage]
+        while new := [what for what in waits(plan, state) if what not in state.awaited]:
+            self._note(*(Awaited(what, round(now, 3)) for what in new))
+        for what, longest in waits(plan, state).items():
+            if what not in state.overdue and now >= state.awaited[what] + longest:
+                self._note(Overdue(what))
+                due = now
+            elif what not in state.overdue:
+                due = min(due, state.awaited[what] + longest)
+        self._commit()
+        return due
+
+    def _hear_all(self, due: float) -> None:
+        """Take in what has ended, of what ends until `due` or something else is to be looked at."""
         now = self._clock()
         while self._held_back and self._held_back[0][0] <= now:
             _, task_id = heapq.heappop(self._held_back)
             if (task := self.state.open.get(task_id)) is not None:
                 self._runner.submit(_plain(task))
-        wait = self._poll_s if not self._held_back else max(min(self._poll_s, self._held_back[0][0] - now), 0.0)
+        wait = max(min(self._poll_s, *(t - now for t, _ in self._held_back[:1]), due - now), 0.0)
         for report in islice(self._runner.completed(wait), MOST_AT_ONCE):
             self._hear(report)
 

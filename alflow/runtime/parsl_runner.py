@@ -1,4 +1,4 @@
-"""Tasks through Parsl: the only file that imports it.
+"""Tasks through Parsl: with `packing` the only file that imports it.
 
 Every lane of the site file becomes a `HighThroughputExecutor`; verbs that share a lane share it. Parsl keeps its
 files in ``<run>/parsl`` (private: the keys of its encrypted sockets are there) and retries nothing: what a failure
@@ -45,6 +45,7 @@ from parsl.providers.slurm.slurm import squeue_translate_table
 from alflow.campaign.model import FailureKind
 from alflow.errors import InfrastructureError, InputError, RunError, SpecError
 from alflow.runtime import blocks, lanes, rundir, runner
+from alflow.runtime.packing import FullestBlock
 from alflow.runtime.processes import Reaper, deaf_children, end_leftovers, tether_to_parent, uninterrupted
 from alflow.runtime.runner import Capacity, Execute, Report, Task
 from alflow.spec.site import Lane, Site, lane_of, walltime_s
@@ -494,6 +495,7 @@ def _executor(name: str, lane: Lane, address: str | None) -> Pools:
         available_accelerators=lanes.accelerators(lane),
         cpu_affinity=lanes.affinity(lane),
         prefetch_capacity=0,
+        manager_selector=FullestBlock(),
         heartbeat_period=times.heartbeat,
         heartbeat_threshold=times.threshold,
         block_error_handler=False,  # see `Pools.handle_errors`

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Final, Literal
 
-from alflow.campaign.model import Event, Failed, FailureKind, Finished, Retried, State, Submitted, Task, Verb
+from alflow.campaign.model import Cancelled, Event, Failed, FailureKind, Finished, Retried, State, Submitted, Task, Verb
 from alflow.campaign.policy import Plan
 from alflow.errors import RunError
 from alflow.runtime import layout
@@ -45,7 +45,7 @@ class Forecast:
         makespan_s: seconds from its beginning to its end.
         accounts: what each lane cost.
         labels: labels bought, of all stages.
-        unbought: frames whose label failed, of all stages.
+        unbought: frames whose label failed or was given up at the end, of all stages.
         models: model versions, of all stages and loops.
         tasks: tasks that ended well, by verb.
         failures: tries that failed, by kind.
@@ -69,7 +69,7 @@ class _Tally:
 
     labels: int = 0
     unbought: int = 0
-    verbs: dict[str, Verb] = field(default_factory=dict)
+    open: dict[str, Task] = field(default_factory=dict)
     tasks: Counter[Verb] = field(default_factory=Counter)
     failures: Counter[FailureKind] = field(default_factory=Counter)
 
@@ -77,13 +77,16 @@ class _Tally:
         for event in events:
             match event:
                 case Submitted(task):
-                    self.verbs[task.id] = task.verb
+                    self.open[task.id] = task
                 case Finished(task_id, result):
-                    verb = self.verbs.pop(task_id)
+                    verb = self.open.pop(task_id).verb
                     self.tasks[verb] += 1
                     if verb in {Verb.LABEL, Verb.RELABEL}:
                         self.labels += result["n"]
                         self.unbought += len(result.get("failures", ()))
+                case Cancelled(task_id):
+                    task = self.open.pop(task_id)
+                    self.unbought += frames_of(task) if task.verb in {Verb.LABEL, Verb.RELABEL} else 0
                 case Failed(_, kind) | Retried(_, kind) if kind is not FailureKind.HALTED:
                     self.failures[kind] += 1
 

@@ -57,6 +57,10 @@ class Block:
     jobs: dict[str, Job] = field(default_factory=dict)
 
 
+def _fullest(block: Block) -> tuple[int, int]:
+    return len(block.jobs), -block.number
+
+
 class Clock:
     """Virtual time and what is to happen in it.
 
@@ -163,13 +167,12 @@ class VirtualLane:
             self._waiting -= 1
 
     def _dispatch(self) -> None:
-        """Start what waits on the free workers; which of the blocks is chance, as with Parsl's interchange."""
+        """Start what waits on the free workers, of the block that has most to do: see `packing`."""
         while self._queue and self._free:
             job = self._queue.popleft()
             if job.over:
                 continue
-            u = self._world.draws.uniforms(f"place {job.task.id}/{job.attempt}")[0]
-            self._start(job, self._free[int(u * len(self._free))])
+            self._start(job, max(self._free, key=_fullest))
 
     def _start(self, job: Job, block: Block) -> None:
         now = self._clock.now

@@ -382,7 +382,8 @@ def tally(world):
     results = [e.result for e in world.events if isinstance(e, Finished) and "again" in e.result]
     n, failed = sum(r["n"] for r in results), sum(len(r["failures"]) for r in results)
     aside, again = (sum(r["aside"][0]["n"] for r in results), sum(r["again"]["n"] for r in results))
-    once_more = sum(Batch(*t.args["frames"]).n for t in world.submitted(Verb.RELABEL))
+    cancelled = {e.task_id for e in world.events if isinstance(e, Cancelled)}
+    once_more = sum(Batch(*t.args["frames"]).n for t in world.submitted(Verb.RELABEL) if t.id not in cancelled)
     return len(asked), n, failed, aside, again - once_more
 
 

@@ -65,17 +65,17 @@ def test_failures_retries_and_cancellations_are_kept_apart():
     h.add(111.0, [Failed(tasks[1].id, FailureKind.RESOURCE, "out of memory", "/log/b")])
     h.add(112.0, [Cancelled(tasks[2].id, "goal reached")])
     assert h.counts["label"] == {"finished": 1, "failed": 1, "cancelled": 1, "open": 1}
-    assert h.labels == [(110.0, 4, 1)]
+    assert h.labels == [(110.0, 4, 1), (112.0, 4, 6)]  # the stage did without what was cancelled
     assert h.waiting == 5  # the frames of the second are tried one by one
     single = Task("0-relabel-000000", Verb.RELABEL, {"stage": 0, "frames": ["x.h5", 0, 1], "home": tasks[1].id})
     h.add(113.0, [Submitted(single)])
     h.add(114.0, [Failed(single.id, FailureKind.RESOURCE, "out of memory", "/log/b")])
     h.add(115.0, [Ending("max_labels")])
-    assert h.labels == [(110.0, 4, 1), (114.0, 4, 2), (115.0, 4, 6)]
+    assert h.labels == [(110.0, 4, 1), (112.0, 4, 6), (114.0, 4, 7), (115.0, 4, 11)]
     assert h.label_failures == {
         "unconverged": Unlabelled(1, "no convergence", "/log/s", "abc"),
         "task failed (resource)": Unlabelled(1, "out of memory", "/log/b", single.id),
-        "time or memory": Unlabelled(4, "the stage ended before another try", "", ""),
+        "time or memory": Unlabelled(9, "given up: the stage could do without", "", ""),
     }
     told = [(tasks[0].id, True), (tasks[1].id, False), (single.id, False)]
     assert [(f.task_id, f.retried) for f in h.failures] == told
