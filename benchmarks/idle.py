@@ -11,7 +11,7 @@ convergence.
     bulk-synchronous         rounds as peers hold them (DP-GEN's rule): every label of a round is waited for, however
                              long it takes, and the run aborts when more than 5 % of a round's labels failed
 
-Run: python benchmarks/idle.py [--labels 120000] [--seed 0] [--out benchmarks/results/idle.md]
+Run: python benchmarks/idle.py [--labels 60000] [--seeds 0 1 2] [--out benchmarks/results/idle.md]
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from alflow.campaign.model import Event, Finished, Submitted, Verb
+from alflow.campaign.model import Cancelled, Event, Finished, Submitted, Verb
 from alflow.campaign.policy import Patience, Plan, Until
 from alflow.cli.plan import as_kind
 from alflow.monitor.ledger import CAUSES, Ledger
@@ -47,10 +47,11 @@ NEVER = Patience(after=10**9)
 
 @dataclass
 class Watch:
-    """Adds up the time of the GPUs, and counts rounds that a peer would have aborted at."""
+    """Adds up the time of the GPUs; counts labels given up, and rounds that a peer would have aborted at."""
 
     ledger: Ledger = field(default_factory=Ledger)
     aborts: int = 0
+    given_up: int = 0
     good: int = 0
     bad: int = 0
 
@@ -59,6 +60,8 @@ class Watch:
         for event in events:
             if isinstance(event, Finished) and "failures" in event.result:
                 self.good, self.bad = self.good + event.result["n"], self.bad + len(event.result["failures"])
+            elif isinstance(event, Cancelled):
+                self.given_up += "label-" in event.task_id
             elif isinstance(event, Submitted) and event.task.verb is Verb.FIT:
                 self.aborts += self.bad > ABORT * (self.good + self.bad)
                 self.good = self.bad = 0
@@ -103,7 +106,7 @@ def plans(width: int) -> dict[str, list[Plan]]:
     return {**kinds, "bulk-synchronous": [replace(kinds["rounds"][0], patience=NEVER)]}
 
 
-def row(name: str, found: Forecast, watch: Watch, seconds: float) -> tuple[str, float]:
+def row(name: str, seed: int, found: Forecast, watch: Watch, seconds: float) -> tuple[str, float]:
     (book,) = watch.ledger.books()
     idle = 1 - book.busy_h / book.node_h
     cells = [
@@ -112,44 +115,52 @@ def row(name: str, found: Forecast, watch: Watch, seconds: float) -> tuple[str, 
         f"{found.makespan_s / 3600:,.0f}",
         f"{book.node_h:,.0f}",
         f"{found.labels:,}",
+        f"{watch.given_up:,}",
         f"{found.models}",
         f"{watch.aborts}" if name == "bulk-synchronous" else "–",
         f"{sum(found.tasks.values()):,}",
         f"{seconds:.0f}",
     ]
-    return f"| {name} | {' | '.join(cells)} |", idle
+    return f"| {name} | {seed} | {' | '.join(cells)} |", idle
 
 
-def table(labels: int, width: int, seed: int, block: int, names: Sequence[str]) -> tuple[list[str], dict[str, float]]:
-    heads = ["policy", "GPU idle", *CAUSES, "makespan h", "node-h", "labels", "models", "aborts", "tasks", "real s"]
-    lines, idles = ["| " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) - 1)], {}
+HEADS = ["policy", "seed", "GPU idle", *CAUSES, "makespan h", "node-h", "labels", "given up", "models"]
+HEADS += ["aborts", "tasks", "real s"]
+
+
+def table(labels: int, width: int, seeds: Sequence[int], block: int, names: Sequence[str]) -> tuple[list[str], float]:
+    """A row a policy and seed, and the highest idle of `stream` among them."""
+    lines, worst = ["| " + " | ".join(HEADS) + " |", "| --- |" + " ---: |" * (len(HEADS) - 1)], 0.0
     every = plans(width)
-    for name in names or every:
-        watch, began = Watch(), time.perf_counter()
-        found = forecast(every[name], site(block), profile(labels), seed=seed, full=[FULL_ps], watchers=[watch])
-        if found.state.closed is None or found.state.closed.failed:
-            sys.exit(f"{name}: {found.state.closed}")
-        line, idles[name] = row(name, found, watch, time.perf_counter() - began)
-        lines.append(line)
-        print(line, flush=True)
-    return lines, idles
+    for name in names:
+        for seed in seeds:
+            watch, began = Watch(), time.perf_counter()
+            found = forecast(every[name], site(block), profile(labels), seed=seed, full=[FULL_ps], watchers=[watch])
+            if found.state.closed is None or found.state.closed.failed:
+                sys.exit(f"{name}: {found.state.closed}")
+            line, idle = row(name, seed, found, watch, time.perf_counter() - began)
+            worst = max(worst, idle if name == "stream" else 0.0)
+            lines.append(line)
+            print(f"{labels:,} labels, blocks of {block}: {line}", flush=True)
+    return lines, worst
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--labels", type=int, default=120_000, help="labels after which trajectories reach 250 ps")
+    parser.add_argument("--labels", type=int, default=60_000, help="labels after which trajectories reach 250 ps")
     parser.add_argument("--width", type=int, default=NODES * GPUS, help="trajectories at a time")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
-    ones, idles = table(args.labels, args.width, args.seed, 1, ())
-    fours, _ = table(args.labels, args.width, args.seed, 4, ("stream",))
+    fours, worst_fours = table(args.labels, args.width, args.seeds, 4, ("stream",))
+    ones, worst_ones = table(args.labels, args.width, args.seeds, 1, ("stream", "cycles", "rounds", "bulk-synchronous"))
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    seeds = " ".join(map(str, args.seeds))
     text = [
         "# GPU idle on 500 nodes of 4 GPUs, in virtual time",
         "",
-        f"`python benchmarks/idle.py --labels {args.labels} --width {args.width} --seed {args.seed}`,",
+        f"`python benchmarks/idle.py --labels {args.labels} --width {args.width} --seeds {seeds}`,",
         f"commit {commit.strip()}; {machine}, shared with other work.",
         "",
         "Blocks of one node for 48 h, asked for and given back as alflow does on a scheduler:",
@@ -162,8 +173,9 @@ def main() -> int:
     ]
     if args.out:
         args.out.write_text("\n".join(text) + "\n")
-    print(f"GPU idle of stream: {idles['stream']:.1%}, to be below {LIMIT:.0%}")
-    return int(idles["stream"] >= LIMIT)
+    worst = max(worst_ones, worst_fours)
+    print(f"GPU idle of stream: {worst:.1%} at most, to be below {LIMIT:.0%}")
+    return int(worst >= LIMIT)
 
 
 if __name__ == "__main__":
