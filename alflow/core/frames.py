@@ -136,6 +136,15 @@ class Frames:
             np.concatenate([np.zeros(1, np.int64), np.cumsum(self.sizes[pick])]),
         )
 
+    def batches(self, max_atoms: int) -> Iterator[Frames]:
+        """Consecutive batches of at most `max_atoms` atoms, one frame at least."""
+        start = 0
+        while start < len(self):
+            atoms = self.offsets[start + 1 :] - self.offsets[start]
+            n = max(1, int(np.searchsorted(atoms, max_atoms, side="right")))
+            yield self.take(range(start, start + n))
+            start += n
+
     def moved(self, positions: Floats, cell: Floats | None = None) -> Frames:
         """The same atoms at other positions (n_atoms, 3), and in other cells if given."""
         return Frames(self.numbers, positions, self.cell if cell is None else cell, self.pbc, self.offsets)

@@ -66,11 +66,11 @@ class ActiveSets:
             features: basis rows, (n_atoms, n_features).
             first: number of the first frame.
         """
-        element = self._element_of(frames)
+        element = element_of(frames, self.numbers)
         lost = (element < 0) | ~_finite(features)
         good = ~_any_atom(frames, lost)
         if self.per == "frame":
-            rows = self._frame_rows(frames, features, element)[good]
+            rows = frame_rows(frames, features, self.numbers)[good]
             return (Rows(0, rows, first + np.flatnonzero(good)),)
         of_frame, atoms = frames.frame_of_atom, good[frames.frame_of_atom]
         picks = [np.flatnonzero(atoms & (element == k)) for k in range(len(self.numbers))]
@@ -90,9 +90,9 @@ class ActiveSets:
 
         NaN where the features are not finite; `UNKNOWN` where an element is unknown.
         """
-        element = self._element_of(frames)
+        element = element_of(frames, self.numbers)
         if self.per == "frame":
-            per_frame = self.sets[0].grades(self._frame_rows(frames, features, element), device)
+            per_frame = self.sets[0].grades(frame_rows(frames, features, self.numbers), device)
             strange = _any_atom(frames, element < 0)
             per_frame[strange & ~np.isnan(per_frame)] = UNKNOWN
             return per_frame, None
@@ -112,6 +112,11 @@ class ActiveSets:
         batches = [wider.rows(frames, features, first), own]
         return settle(wider, lambda found: found.updated(batches, tolerance, device))[0]
 
+    def rescaled(self, other: ActiveSets) -> ActiveSets:
+        """These sets, with unfilled places as small as in others of the same elements."""
+        pairs = zip(self.sets, other.sets, strict=True)
+        return replace(self, sets=tuple(mine.rescaled(theirs.scale) for mine, theirs in pairs))
+
     def _with_elements(self, numbers: Sequence[int], n_features: int) -> ActiveSets:
         known = tuple(sorted({*self.numbers, *numbers}))
         if known == self.numbers:
@@ -130,23 +135,35 @@ class ActiveSets:
         rows[np.ix_(at, at)], source[at], scale[at] = old.rows, old.source, old.scale
         return ActiveSets(self.per, known, (ActiveSet(rows, source, scale),))
 
-    def _element_of(self, frames: Frames) -> Ints:
-        """Index of each atom's element, -1 for one that is not known, (n_atoms,)."""
-        known = np.array(self.numbers, np.int64)
-        at = np.searchsorted(known, frames.numbers)
-        found: Ints = np.where(np.isin(frames.numbers, known), at, -1)
-        return found
 
-    def _frame_rows(self, frames: Frames, features: Floats, element: Ints) -> Floats:
-        n, kinds = features.shape[1], len(self.numbers)
-        if not len(frames):
-            return np.zeros((0, kinds * n))
-        wide = np.zeros((frames.n_atoms, kinds, n))
-        mine = np.flatnonzero(element >= 0)
-        wide[mine, element[mine]] = features[mine]
-        rows = np.add.reduceat(wide.reshape(frames.n_atoms, -1), frames.offsets[:-1]) / frames.sizes[:, None]
-        rows[_any_atom(frames, ~_finite(features))] = np.nan
-        return rows
+def frame_rows(frames: Frames, features: Floats, numbers: Sequence[int]) -> Floats:
+    """Mean row of each frame: for each element the sum over its atoms, divided by the atoms of the frame.
+
+    Args:
+        frames: the structures.
+        features: basis rows, (n_atoms, n_features).
+        numbers: atomic numbers, rising; atoms of others count for nothing but the division.
+
+    Returns:
+        (n_frames, n_elements * n_features), a row of NaN for a frame with features that are not finite.
+    """
+    n, kinds = features.shape[1], len(numbers)
+    if not len(frames):
+        return np.zeros((0, kinds * n))
+    element = element_of(frames, numbers)
+    wide = np.zeros((frames.n_atoms, kinds, n))
+    mine = np.flatnonzero(element >= 0)
+    wide[mine, element[mine]] = features[mine]
+    rows: Floats = np.add.reduceat(wide.reshape(frames.n_atoms, -1), frames.offsets[:-1]) / frames.sizes[:, None]
+    rows[_any_atom(frames, ~_finite(features))] = np.nan
+    return rows
+
+
+def element_of(frames: Frames, numbers: Sequence[int]) -> Ints:
+    """Index of each atom's element among rising atomic numbers, -1 for one that is not there, (n_atoms,)."""
+    known = np.array(numbers, np.int64)
+    found: Ints = np.where(np.isin(frames.numbers, known), np.searchsorted(known, frames.numbers), -1)
+    return found
 
 
 def greatest_of_frames(frames: Frames, per_atom: Floats) -> Floats:

@@ -133,7 +133,7 @@ class ActiveSet:
             raise DataError(f"ActiveSet: {len(source)} sources for {len(rows)} rows, or negative ones")
         good = np.isfinite(rows).all(axis=1)
         rows, source = (rows, source) if good.all() else (rows[good], source[good])
-        found, step = self._rescaled(rows), _block_rows(self.n_features)
+        found, step = self.rescaled(np.abs(rows).max(axis=0, initial=0.0)), _block_rows(self.n_features)
         for first in range(0, len(rows), step):
             block = rows[first : first + step]
             outside = np.flatnonzero(found.grades(block, device) > 1 + tolerance)
@@ -141,9 +141,9 @@ class ActiveSet:
                 found = found._swapped(block[outside], source[first + outside], 1 + tolerance)  # noqa: SLF001
         return found
 
-    def _rescaled(self, rows: Floats) -> ActiveSet:
-        """Unfilled places follow the size of their columns."""
-        scale = np.maximum(self.scale, np.abs(rows).max(axis=0, initial=0.0))
+    def rescaled(self, scale: Floats) -> ActiveSet:
+        """The set that has seen columns as large as `scale` (n_features,) too: unfilled places follow their size."""
+        scale = np.maximum(self.scale, scale)
         if np.array_equal(scale, self.scale):
             return self
         free = np.flatnonzero(~self.filled)
@@ -202,6 +202,22 @@ def maxvol(rows: Floats, tolerance: float = TOLERANCE, device: str | None = None
     if not dominant:
         raise DataError(f"maxvol: no dominant set of {rows.shape} rows after 100 passes")
     return found
+
+
+def torch_device(wanted: str) -> str | None:
+    """The device for `wanted`, one of ``auto``, ``cpu`` and ``cuda``; None for numpy.
+
+    Raises:
+        DataError: ``cuda`` where torch sees no GPU.
+    """
+    if wanted == "cpu":
+        return None
+    import torch
+
+    there = torch.cuda.is_available()
+    if wanted == "cuda" and not there:
+        raise DataError("device: cuda was asked for, but torch sees no GPU here")
+    return "cuda" if there else None
 
 
 def _floor(scale: Floats) -> Floats:

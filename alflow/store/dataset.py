@@ -89,12 +89,9 @@ class Dataset:
     def batches(self, max_atoms: int) -> Iterator[tuple[Frames, Labels]]:
         """Consecutive batches of at most `max_atoms` atoms, one frame at least."""
         start = 0
-        while start < len(self):
-            atoms = self.frames.offsets[start + 1 :] - self.frames.offsets[start]
-            n = max(1, int(np.searchsorted(atoms, max_atoms, side="right")))
-            part = self.take(range(start, start + n))
-            yield part.frames, part.labels
-            start += n
+        for frames in self.frames.batches(max_atoms):
+            yield frames, self.labels.take(self.frames, range(start, start + len(frames)))
+            start += len(frames)
 
 
 def _joined(parts: Sequence[Shard], theory: Theory) -> Dataset:

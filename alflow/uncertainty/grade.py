@@ -15,7 +15,7 @@ from alflow.core.labels import Labels
 from alflow.errors import DataError, InputError, UnphysicalError
 from alflow.interfaces import Capability, HasFeatures, Model, PredictsWithFeatures, Scores, part
 from alflow.numerics.active_sets import ActiveSets, Rows, greatest_of_frames
-from alflow.numerics.maxvol import TOLERANCE, ActiveSet, settle
+from alflow.numerics.maxvol import TOLERANCE, ActiveSet, settle, torch_device
 from alflow.store.dataset import Dataset
 from alflow.store.files import written_whole
 
@@ -53,7 +53,7 @@ class Part:
     requires: ClassVar[frozenset[Capability]] = frozenset({Capability.FEATURES})
 
     def calibrate(self, model: Model, data: Dataset, out: Path) -> Mapping[str, float]:
-        basis, device = _with_features(model), _device(self.device)
+        basis, device = _with_features(model), torch_device(self.device)
         if not len(data):
             raise UnphysicalError("grade: no training frames to calibrate with")
         n_features = basis.features(data.frames.take([0])).shape[1]
@@ -86,7 +86,7 @@ class Part:
         found = _read(out / _FILE)
         if found.per != self.per:
             raise DataError(f"{out / _FILE}: an active set per {found.per}, asked for one per {self.per}")
-        return Grade(model, found, self.tolerance, _device(self.device))
+        return Grade(model, found, self.tolerance, torch_device(self.device))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,17 +135,6 @@ def _with_features(model: Model) -> HasFeatures:
     if not isinstance(model, HasFeatures):
         raise InputError("uncertainty 'grade'", f"needs a model with features, got {type(model).__name__}")
     return model
-
-
-def _device(wanted: str) -> str | None:
-    if wanted == "cpu":
-        return None
-    import torch
-
-    there = torch.cuda.is_available()
-    if wanted == "cuda" and not there:
-        raise DataError("device: cuda was asked for, but torch sees no GPU here")
-    return "cuda" if there else None
 
 
 def _write(path: Path, sets: ActiveSets, ids: Sequence[str]) -> None:
