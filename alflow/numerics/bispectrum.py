@@ -186,7 +186,7 @@ def batch(settings: BispectrumSettings, frames: Frames, neighbors: Neighbors) ->
 def constants(settings: BispectrumSettings) -> kernels.Constants:
     """The settings as the kernels want them."""
     radius, J = np.array(settings.radii), settings.twojmax
-    half, blocks = tables.half(J), tables.blocks(J)
+    half = tables.half(J)
     return kernels.Constants(
         J,
         settings.rcutfac_A * (radius[:, None] + radius),
@@ -195,7 +195,8 @@ def constants(settings: BispectrumSettings) -> kernels.Constants:
         settings.rmin0_A,
         settings.switch,
         np.array([last + 1.0 for _, _, last in tables.triples(J)]) * settings.bzero,
-        np.array(tables.level_starts(J)),
+        tables.level_starts(J)[-1],
+        half.starts,
         half.place,
         half.mirror,
         half.sign,
@@ -203,10 +204,8 @@ def constants(settings: BispectrumSettings) -> kernels.Constants:
         half.own,
         half.norm,
         half.norm * np.where(half.ends, 1, 2),
-        blocks.forth,
-        blocks.back,
-        blocks.share,
-        blocks.couple,
+        tables.couplings(J),
+        tables.adjoint_couplings(J),
     )
 
 
@@ -217,14 +216,12 @@ def rows(settings: BispectrumSettings, frames: Frames, neighbors: Neighbors) -> 
         by positions, (n_atoms, 3, n_types, n_features), and by strain, (n_frames, 3, 3, n_types, n_features): the
         contraction with coefficients per element is the gradient of the energy. NaN where a frame has no list.
     """
-    n_types, K = len(settings.numbers), settings.n_features
-    kind = settings.species_index(frames.numbers)
-    of_atoms, of_frames = np.empty((frames.n_atoms, 3, n_types, K)), np.empty((len(frames), 3, 3, n_types, K))
-    for t in range(n_types):
-        for k in range(K):
-            g = np.zeros((frames.n_atoms, K))
-            g[kind == t, k] = 1.0
-            of_atoms[:, :, t, k], of_frames[..., t, k] = vjp(settings, frames, neighbors, g)
+    c, known = constants(settings), batch(settings, frames, neighbors)
+    shape = (len(settings.numbers), settings.n_features)
+    of_atoms, of_frames = np.zeros((frames.n_atoms, 3, *shape)), np.zeros((len(frames), 3, 3, *shape))
+    spread(kernels.rows, len(frames), frames.offsets, known, c, of_atoms, of_frames)
+    of_atoms[~neighbors.valid[frames.frame_of_atom]] = np.nan
+    of_frames[~neighbors.valid] = np.nan
     return of_atoms, of_frames
 
 

@@ -28,7 +28,8 @@ import numba as nb
 import numpy as np
 
 from alflow.core.frames import Bools, Floats, Ints
-from alflow.numerics.lanes import LANES, add_product, load, plus, splat, store, take_product, times, total
+from alflow.numerics.bispectrum_tables import Couplings
+from alflow.numerics.lanes import LANES, add_product, load, load_splat, plus, splat, store, take_product, times, total
 from alflow.numerics.vector_math import FAST, INNER, OUTER
 
 PAIR: Final = 2 * LANES
@@ -36,10 +37,7 @@ PAIR: Final = 2 * LANES
 
 
 class Constants(NamedTuple):
-    """The settings as numbers and tables; the element h of a half is one of the U_J[k, l] with l <= J / 2.
-
-    Halves are laid out by chains: l outermost, then J from 2 l, then k.
-    """
+    """The settings as numbers and tables; the elements h of a half are the U_J[k, l] with l <= J / 2, as [J, l, k]."""
 
     twojmax: int
     cutoff: Floats  # of each pair of elements
@@ -48,7 +46,8 @@ class Constants(NamedTuple):
     rmin0: float
     switch: bool
     base: Floats  # what bzero takes away, (K,)
-    starts: Ints  # first element of each level among all
+    n_all: int  # elements of all U_J
+    starts: Ints  # first element of each level in a half
     place: Ints  # of each element of a half among all
     mirror: Ints  # of its partner among all
     sign: Floats  # of the partner
@@ -56,31 +55,29 @@ class Constants(NamedTuple):
     own: Floats  # 1 on the diagonal
     norm: Floats  # of the polynomials
     dual: Floats  # norm, twice where the partner is not in the half
-    forth: Ints  # blocks of couplings for B: A, B, J, first coefficient, component, (n, 5)
-    back: Ints  # blocks for Y
-    share: Floats  # factor of each block of `back`
-    couple: Floats  # Clebsch-Gordan coefficients, [k1, k2] of each block
+    forth: Couplings  # that give B
+    back: Couplings  # that give Y
 
 
 Work = namedtuple(
     "Work",
     "d r reach pair weight fade fade_slope turn sine cosine "  # neighbours within the cutoff
     "a_re a_im b_re b_im "  # their rotations
-    "dots force "  # scalar products with Y, i S Y
-    "chain begin",  # eight polynomials
+    "dots force "  # scalar products with Y and i S Y of each component, or of their sum
+    "begin",  # eight polynomials
 )
 
 
 @nb.njit(**INNER)
-def work_arrays(most, twojmax):
+def work_arrays(most, twojmax, n_dots):
     """Room for one atom of at most `most` neighbours."""
     n = (most + LANES - 1) // LANES * LANES
     return Work(
         np.zeros((3, n)), np.ones(n), np.empty(n), np.empty(n, np.int64), np.empty(n), np.empty(n), np.empty(n),
         np.empty(n), np.empty(n), np.empty(n),
         np.empty(n), np.empty(n), np.empty(n), np.empty(n),
-        np.empty((4, n)), np.empty((3, n)),
-        np.zeros((twojmax + 2, 2, LANES)), np.zeros((twojmax + 2, 2, LANES)),
+        np.empty((n_dots, 4, n)), np.empty((n_dots, 3, n)),
+        np.zeros((twojmax + 2, 2, LANES)),
     )  # fmt: skip
 
 
@@ -173,12 +170,6 @@ def surroundings(i, batch, c, w):
 
 
 @nb.njit(**INNER)
-def rotations(p, w):
-    """a and b of the neighbours p:p + 8."""
-    return load(w.a_re, p), load(w.a_im, p), load(w.b_re, p), load(w.b_im, p)
-
-
-@nb.njit(**INNER)
 def product(p_re, p_im, v_re, v_im, q_re, q_im, u_re, u_im):
     """p v + q u, complex."""
     re = take_product(times(p_re, v_re), p_im, v_im)
@@ -189,76 +180,80 @@ def product(p_re, p_im, v_re, v_im, q_re, q_im, u_re, u_im):
 
 
 @nb.njit(**INNER)
-def climb(J, v, into, p_re, p_im, q_re, q_im) -> None:
-    """Multiply polynomials v of degree J - 1 by p + q t; `into` may be v."""
+def climb(J, v, at, into, to, p_re, p_im, q_re, q_im) -> None:
+    """Multiply polynomials of degree J - 1, v from `at` on, by p + q t."""
     zero = splat(0.0)
     re, im = zero, zero
-    for k in range(J, -1, -1):
-        low_re, low_im = zero, zero
-        if k:
-            low_re, low_im = load(v, (k - 1) * PAIR), load(v, (k - 1) * PAIR + LANES)
-        new_re, new_im = product(p_re, p_im, re, im, q_re, q_im, low_re, low_im)
-        store(into, k * PAIR, new_re)
-        store(into, k * PAIR + LANES, new_im)
-        re, im = low_re, low_im
+    for k in range(J + 1):
+        up_re, up_im = zero, zero
+        if k < J:
+            up_re, up_im = load(v, (at + k) * PAIR), load(v, (at + k) * PAIR + LANES)
+        new_re, new_im = product(p_re, p_im, up_re, up_im, q_re, q_im, re, im)
+        store(into, (to + k) * PAIR, new_re)
+        store(into, (to + k) * PAIR + LANES, new_im)
+        re, im = up_re, up_im
 
 
 @nb.njit(**INNER)
-def add_chunk(p, c, w, sums) -> None:
-    """Add the polynomials of the neighbours p:p + 8 to sums, (n_half, 2, 8)."""
-    a_re, a_im, b_re, b_im = rotations(p, w)
+def copy(v, n, into, to) -> None:
+    """Copy n complex numbers of eight lanes."""
+    for at in range(0, n * PAIR, LANES):
+        store(into, to * PAIR + at, load(v, at))
+
+
+@nb.njit(**INNER)
+def polynomials(p, c, w, weight, out) -> None:
+    """Those of the neighbours p:p + 8, times the weight of each, (n_half, 2, 8)."""
+    a_re, a_im, b_re, b_im = load(w.a_re, p), load(w.a_im, p), load(w.b_re, p), load(w.b_im, p)
     minus = splat(-1.0)
     q_re, conj_im = times(minus, b_re), times(minus, a_im)
-    store(w.begin, 0, times(load(w.weight, p), load(w.fade, p)))
+    store(w.begin, 0, weight)
     store(w.begin, LANES, splat(0.0))
-    h, v = 0, w.chain
     for l in range(c.twojmax // 2 + 1):
-        for k in range(2 * l + 1):
-            store(v, k * PAIR, load(w.begin, k * PAIR))
-            store(v, k * PAIR + LANES, load(w.begin, k * PAIR + LANES))
-        for J in range(2 * l, c.twojmax + 1):
-            if 2 * l < J:
-                climb(J, v, v, a_re, a_im, q_re, b_im)
+        copy(w.begin, 2 * l + 1, out, c.starts[2 * l] + l * (2 * l + 1))
+        for J in range(2 * l + 1, c.twojmax + 1):
+            below, here = c.starts[J - 1] + l * J, c.starts[J] + l * (J + 1)
+            climb(J, out, below, out, here, a_re, a_im, q_re, b_im)
             if 2 * l + 1 == J:
-                climb(J + 1, v, w.begin, b_re, b_im, a_re, conj_im)
-            for k in range(J + 1):
-                for part in range(2):
-                    at = (h + k) * PAIR + part * LANES
-                    store(sums, at, plus(load(sums, at), load(v, k * PAIR + part * LANES)))
-            h += J + 1
+                climb(J + 1, out, here, w.begin, 0, b_re, b_im, a_re, conj_im)
 
 
 @nb.njit(**INNER)
-def dot_chunk(p, c, w, duals) -> None:
-    """Scalar products of the polynomials of the neighbours p:p + 8 with duals, (n_half, 4, 2)."""
-    a_re, a_im, b_re, b_im = rotations(p, w)
-    minus, zero = splat(-1.0), splat(0.0)
-    q_re, conj_im = times(minus, b_re), times(minus, a_im)
-    store(w.begin, 0, splat(1.0))
-    store(w.begin, LANES, zero)
-    s, x, y, z = zero, zero, zero, zero
-    h, v = 0, w.chain
-    for l in range(c.twojmax // 2 + 1):
-        for k in range(2 * l + 1):
-            store(v, k * PAIR, load(w.begin, k * PAIR))
-            store(v, k * PAIR + LANES, load(w.begin, k * PAIR + LANES))
-        for J in range(2 * l, c.twojmax + 1):
-            if 2 * l < J:
-                climb(J, v, v, a_re, a_im, q_re, b_im)
-            if 2 * l + 1 == J:
-                climb(J + 1, v, w.begin, b_re, b_im, a_re, conj_im)
-            for k in range(J + 1):
-                re, im, d = load(v, k * PAIR), load(v, k * PAIR + LANES), duals[h + k]
-                s = add_product(add_product(s, re, splat(d[0, 0])), im, splat(d[0, 1]))
-                x = add_product(add_product(x, re, splat(d[1, 0])), im, splat(d[1, 1]))
-                y = add_product(add_product(y, re, splat(d[2, 0])), im, splat(d[2, 1]))
-                z = add_product(add_product(z, re, splat(d[3, 0])), im, splat(d[3, 1]))
-            h += J + 1
-    n = w.dots.shape[1]
-    store(w.dots, p, s)
-    store(w.dots, n + p, x)
-    store(w.dots, 2 * n + p, y)
-    store(w.dots, 3 * n + p, z)
+def add(n, values, sums) -> None:
+    """Add n complex numbers of eight lanes to sums."""
+    for at in range(0, n * PAIR, LANES):
+        store(sums, at, plus(load(sums, at), load(values, at)))
+
+
+@nb.njit(**INNER)
+def dot(n, values, first, duals, at, p, dots) -> None:
+    """Add scalar products of values first:first + n with duals at:at + n, (.., 4, 2), to dots[:, p:p + 8]."""
+    row = dots.shape[1]
+    s, x, y, z = load(dots, p), load(dots, row + p), load(dots, 2 * row + p), load(dots, 3 * row + p)
+    for h in range(n):
+        d = (at + h) * 8
+        re, im = load(values, (first + h) * PAIR), load(values, (first + h) * PAIR + LANES)
+        s = add_product(add_product(s, re, load_splat(duals, d)), im, load_splat(duals, d + 1))
+        x = add_product(add_product(x, re, load_splat(duals, d + 2)), im, load_splat(duals, d + 3))
+        y = add_product(add_product(y, re, load_splat(duals, d + 4)), im, load_splat(duals, d + 5))
+        z = add_product(add_product(z, re, load_splat(duals, d + 6)), im, load_splat(duals, d + 7))
+    store(dots, p, s)
+    store(dots, row + p, x)
+    store(dots, 2 * row + p, y)
+    store(dots, 3 * row + p, z)
+
+
+@nb.njit(**INNER)
+def expand_atom(i, batch, c, w, values, sums, half, lane):
+    """U of atom i into a lane of a half, (n_half, 2, 8); how many neighbours it has."""
+    count = surroundings(i, batch, c, w)
+    sums[:] = 0.0
+    for p in range(0, count, LANES):
+        polynomials(p, c, w, times(load(w.weight, p), load(w.fade, p)), values)
+        add(len(c.place), values, sums)
+    for h in range(len(c.place)):
+        half[h, 0, lane] = c.own[h] + c.norm[h] * total(load(sums, h * PAIR))
+        half[h, 1, lane] = c.norm[h] * total(load(sums, h * PAIR + LANES))
 
 
 @nb.njit(**OUTER)
@@ -266,17 +261,10 @@ def expand(first, last, batch, c, u) -> None:
     """U of the atoms of the groups first:last, as halves: u is (n_groups, n_half, 2, 8)."""
     start = batch[3]
     n = len(start) - 1
-    w = work_arrays(longest(first * LANES, min(n, last * LANES), start), c.twojmax)
-    sums = np.empty((len(c.place), 2, LANES))
+    w = work_arrays(longest(first * LANES, min(n, last * LANES), start), c.twojmax, 1)
+    room = np.empty((2, len(c.place), 2, LANES))
     for i in range(first * LANES, min(n, last * LANES)):
-        count = surroundings(i, batch, c, w)
-        sums[:] = 0.0
-        for p in range(0, count, LANES):
-            add_chunk(p, c, w, sums)
-        mine, lane = u[i // LANES], i % LANES
-        for h in range(len(c.place)):
-            mine[h, 0, lane] = c.own[h] + c.norm[h] * total(load(sums, h * PAIR))
-            mine[h, 1, lane] = c.norm[h] * total(load(sums, h * PAIR + LANES))
+        expand_atom(i, batch, c, w, room[0], room[1], u[i // LANES], i % LANES)
 
 
 # ---- couplings, eight atoms at once --------------------------------------------------------------------------------
@@ -295,106 +283,102 @@ def complete(half, c, u) -> None:
 
 
 @nb.njit(**INNER)
-def coupled(u, block, c, k, l):
-    """Z_J[k, l] of the block (A, B, J)."""
-    A, B, J = block[0], block[1], block[2]
-    shift = (A + B - J) // 2
-    first, last = max(0, l + shift - B), min(A, l + shift)
-    re, im = splat(0.0), splat(0.0)
-    for k1 in range(max(0, k + shift - B), min(A, k + shift) + 1):
-        k2 = k + shift - k1
-        at_a = (c.starts[A] + k1 * (A + 1) + first) * PAIR
-        at_b = (c.starts[B] + k2 * (B + 1) + l + shift - first) * PAIR
-        at_c = block[3] + first * (B + 1) + l + shift - first
-        row_re, row_im = splat(0.0), splat(0.0)
-        for _ in range(first, last + 1):
-            factor = splat(c.couple[at_c])
-            a_re, a_im = times(factor, load(u, at_a)), times(factor, load(u, at_a + LANES))
-            b_re, b_im = load(u, at_b), load(u, at_b + LANES)
-            row_re = take_product(add_product(row_re, a_re, b_re), a_im, b_im)
-            row_im = add_product(add_product(row_im, a_re, b_im), a_im, b_re)
-            at_a += PAIR
-            at_b -= PAIR
-            at_c += B
-        factor = splat(c.couple[block[3] + k1 * (B + 1) + k2])
-        re, im = add_product(re, factor, row_re), add_product(im, factor, row_im)
-    return re, im
+def couple(u, t, element, count, z) -> None:
+    """The elements element:element + count of the couplings t, (count, 2, 8)."""
+    first, places_a, places_b, factors = t.first, t.a, t.b, t.factor
+    for q in range(count):
+        zero = splat(0.0)
+        rr, ii, ri, ir = zero, zero, zero, zero
+        for term in range(first[element + q], first[element + q + 1]):
+            a, b, factor = places_a[term] * PAIR, places_b[term] * PAIR, load_splat(factors, term)
+            a_re, a_im = times(factor, load(u, a)), times(factor, load(u, a + LANES))
+            b_re, b_im = load(u, b), load(u, b + LANES)
+            rr, ii = add_product(rr, a_re, b_re), take_product(ii, a_im, b_im)
+            ri, ir = add_product(ri, a_re, b_im), add_product(ir, a_im, b_re)
+        store(z, q * PAIR, plus(rr, ii))
+        store(z, q * PAIR + LANES, plus(ri, ir))
+
+
+@nb.njit(**INNER)
+def overlap(half, first, J, z):
+    """Sum of Re U_J[k, l]* Z_J[k, l] over all k and l."""
+    out, e = splat(0.0), 0
+    for l in range(J // 2 + 1):
+        column = splat(0.0)
+        for _ in range(2 * (J + 1)):
+            column = add_product(column, load(half, first * PAIR + e), load(z, e))
+            e += LANES
+        out = add_product(out, splat(2.0 if 2 * l < J else 1.0), column)
+    return out
 
 
 @nb.njit(**OUTER)
 def components(first, last, halves, c, out) -> None:
     """B of the atoms of the groups first:last, (n_atoms, K), from `expand`."""
-    u, eight = np.empty((c.starts[-1], 2, LANES)), np.empty(LANES)
+    room, eight = np.empty((2, c.n_all, 2, LANES)), np.empty(LANES)
+    u, z = room[0], room[1]
     for group in range(first, last):
         complete(halves[group], c, u)
-        for block in c.forth:
-            b, J = splat(0.0), block[2]
-            for l in range(J // 2 + 1):
-                twice = splat(2.0 if 2 * l < J else 1.0)
-                column = splat(0.0)
-                for k in range(J + 1):
-                    re, im = coupled(u, block, c, k, l)
-                    at = (c.starts[J] + k * (J + 1) + l) * PAIR
-                    column = add_product(add_product(column, re, load(u, at)), im, load(u, at + LANES))
-                b = add_product(b, twice, column)
-            store(eight, 0, b)
+        element = 0
+        for q in range(len(c.forth.level)):
+            J, k = c.forth.level[q], c.forth.component[q]
+            count = (J + 1) * (J // 2 + 1)
+            couple(u, c.forth, element, count, z)
+            element += count
+            store(eight, 0, overlap(halves[group], c.starts[J], J, z))
             for lane in range(min(LANES, len(out) - group * LANES)):
-                out[group * LANES + lane, block[4]] = eight[lane] - c.base[block[4]]
+                out[group * LANES + lane, k] = eight[lane] - c.base[k]
 
 
 @nb.njit(**INNER)
-def adjoint(u, weights, c, y) -> None:
-    """Y of eight atoms, (n_all, 2, 8), in its half; weights is (K, 8)."""
+def adjoint(u, weights, c, z, y) -> None:
+    """Y of eight atoms, (n_half, 2, 8); weights is (K, 8), and z is room."""
     y[:] = 0.0
-    for q in range(len(c.back)):
-        block = c.back[q]
-        J, factor = block[2], times(splat(c.share[q]), load(weights, block[4] * LANES))
-        for l in range(J // 2 + 1):
-            for k in range(J + 1):
-                re, im = coupled(u, block, c, k, l)
-                at = (c.starts[J] + k * (J + 1) + l) * PAIR
-                store(y, at, add_product(load(y, at), factor, re))
-                store(y, at + LANES, add_product(load(y, at + LANES), factor, im))
+    element = 0
+    for q in range(len(c.back.level)):
+        J, k = c.back.level[q], c.back.component[q]
+        count = (J + 1) * (J // 2 + 1)
+        couple(u, c.back, element, count, z)
+        element += count
+        factor, first = times(splat(c.back.share[q]), load(weights, k * LANES)), c.starts[J] * PAIR
+        for at in range(0, count * PAIR, LANES):
+            store(y, first + at, add_product(load(y, first + at), factor, load(z, at)))
 
 
 @nb.njit(fastmath=FAST, **INNER)
-def turned(y, c, duals) -> None:
-    """Y and i S Y of eight atoms for `dot_chunk`, (8, n_half, 4, 2), from Y, (n_all, 2, 8)."""
-    h = 0
-    for l in range(c.twojmax // 2 + 1):
-        for J in range(2 * l, c.twojmax + 1):
-            for k in range(J + 1):
-                at, up, down = c.place[h], min(k + 1, J), max(k - 1, 0)
-                to_up, to_down = math.sqrt((k + 1.0) * (J - k)), math.sqrt(k * (J - k + 1.0))
-                at_up, at_down = at + (up - k) * (J + 1), at + (down - k) * (J + 1)
-                for lane in range(LANES):
-                    up_re, up_im = to_up * y[at_up, 0, lane], to_up * y[at_up, 1, lane]
-                    down_re, down_im = to_down * y[at_down, 0, lane], to_down * y[at_down, 1, lane]
-                    d = duals[lane, h]
-                    d[0, 0], d[0, 1] = c.dual[h] * y[at, 0, lane], c.dual[h] * y[at, 1, lane]
-                    d[1, 0], d[1, 1] = -c.dual[h] * (up_im + down_im), c.dual[h] * (up_re + down_re)
-                    d[2, 0], d[2, 1] = c.dual[h] * (down_re - up_re), c.dual[h] * (down_im - up_im)
-                    d[3, 0], d[3, 1] = -(J - 2 * k) * d[0, 1], (J - 2 * k) * d[0, 0]
-                h += 1
+def turn(y, J, factor, dual, duals, first) -> None:
+    """Y and i S Y of eight atoms for `dot`, (8, .., 4, 2) from `first` on, from one level of Y, (.., 2, 8)."""
+    for e in range((J // 2 + 1) * (J + 1)):
+        k, norm = e % (J + 1), factor * dual[e]
+        up, down = min(k + 1, J) - k + e, max(k - 1, 0) - k + e
+        to_up, to_down, along = norm * math.sqrt((k + 1.0) * (J - k)), norm * math.sqrt(k * (J - k + 1.0)), J - 2.0 * k
+        for lane in range(LANES):
+            up_re, up_im = to_up * y[up, 0, lane], to_up * y[up, 1, lane]
+            down_re, down_im = to_down * y[down, 0, lane], to_down * y[down, 1, lane]
+            re, im, d = norm * y[e, 0, lane], norm * y[e, 1, lane], duals[lane, first + e]
+            d[0, 0], d[0, 1] = re, im
+            d[1, 0], d[1, 1] = -up_im - down_im, up_re + down_re
+            d[2, 0], d[2, 1] = down_re - up_re, down_im - up_im
+            d[3, 0], d[3, 1] = -along * im, along * re
 
 
 # ---- gradients -----------------------------------------------------------------------------------------------------
 
 
 @nb.njit(fastmath=FAST, **INNER)
-def forces(n, w) -> None:
-    """Gradient by the position of each neighbour, w.force (3, n), from the scalar products."""
+def forces(n, w, dots, out) -> None:
+    """Gradient by the position of each of n neighbours, (3, n), from scalar products, (4, n)."""
     for p in range(n):
         inverse = 1.0 / w.r[p]
         nx, ny, nz = w.d[0, p] * inverse, w.d[1, p] * inverse, w.d[2, p] * inverse
-        qx, qy, qz = w.dots[1, p], w.dots[2, p], w.dots[3, p]
+        qx, qy, qz = dots[1, p], dots[2, p], dots[3, p]
         across, around = w.sine[p] * w.cosine[p] * inverse, w.sine[p] * w.sine[p] * inverse
         along = nx * qx + ny * qy + nz * qz
-        radial = w.weight[p] * (w.fade_slope[p] * w.dots[0, p] + w.fade[p] * (w.turn[p] - across) * along)
+        radial = w.weight[p] * (w.fade_slope[p] * dots[0, p] + w.fade[p] * (w.turn[p] - across) * along)
         fade = w.weight[p] * w.fade[p]
-        w.force[0, p] = radial * nx + fade * (across * qx + around * (ny * qz - nz * qy))
-        w.force[1, p] = radial * ny + fade * (across * qy + around * (nz * qx - nx * qz))
-        w.force[2, p] = radial * nz + fade * (across * qz + around * (nx * qy - ny * qx))
+        out[0, p] = radial * nx + fade * (across * qx + around * (ny * qz - nz * qy))
+        out[1, p] = radial * ny + fade * (across * qy + around * (nz * qx - nx * qz))
+        out[2, p] = radial * nz + fade * (across * qz + around * (nx * qy - ny * qx))
 
 
 @nb.njit(**OUTER)
@@ -403,28 +387,32 @@ def pair_gradients(first, last, batch, c, halves, g, out, virial) -> None:
 
     `out` and `virial` hold zeros.
     """
-    start = batch[3]
+    start, n_half = batch[3], len(c.place)
     n = len(start) - 1
-    w = work_arrays(longest(first * LANES, min(n, last * LANES), start), c.twojmax)
-    u, y = np.empty((c.starts[-1], 2, LANES)), np.empty((c.starts[-1], 2, LANES))
-    duals, weights = np.empty((LANES, len(c.place), 4, 2)), np.zeros((g.shape[1], LANES))
+    w = work_arrays(longest(first * LANES, min(n, last * LANES), start), c.twojmax, 1)
+    room, weights = np.empty((4, c.n_all, 2, LANES)), np.zeros((g.shape[1], LANES))
+    u, z, y, values = room[0], room[1], room[2], room[3]
+    duals = np.empty((LANES, n_half, 4, 2))
     for group in range(first, last):
         for lane in range(min(LANES, n - group * LANES)):
             weights[:, lane] = g[group * LANES + lane]
         complete(halves[group], c, u)
-        adjoint(u, weights, c, y)
-        turned(y, c, duals)
+        adjoint(u, weights, c, z, y)
+        for J in range(c.twojmax + 1):
+            turn(y[c.starts[J] : c.starts[J + 1]], J, 1.0, c.dual[c.starts[J] :], duals, c.starts[J])
         for lane in range(min(LANES, n - group * LANES)):
             i = group * LANES + lane
             count = surroundings(i, batch, c, w)
+            w.dots[:] = 0.0
             for p in range(0, count, LANES):
-                dot_chunk(p, c, w, duals[lane])
-            forces(count, w)
+                polynomials(p, c, w, splat(1.0), values)
+                dot(n_half, values, 0, duals[lane], 0, p, w.dots[0])
+            forces(count, w, w.dots[0], w.force[0])
             for p in range(count):
                 for q in range(3):
-                    out[w.pair[p], q] = w.force[q, p]
+                    out[w.pair[p], q] = w.force[0, q, p]
                     for s in range(3):
-                        virial[i, q, s] += w.force[q, p] * w.d[s, p]
+                        virial[i, q, s] += w.force[0, q, p] * w.d[s, p]
 
 
 @nb.njit(**OUTER)
@@ -434,3 +422,78 @@ def collect(first, last, start, reverse, pair_gradient, out) -> None:
         for p in range(start[i], start[i + 1]):
             for q in range(3):
                 out[i, q] += pair_gradient[reverse[p], q] - pair_gradient[p, q]
+
+
+# ---- derivatives of all components ---------------------------------------------------------------------------------
+
+
+@nb.njit(**INNER)
+def all_duals(u, c, z, duals) -> None:
+    """Y and i S Y of every component of eight atoms, block by block, (8, n_elements, 4, 2)."""
+    element = 0
+    for q in range(len(c.back.level)):
+        J = c.back.level[q]
+        count = (J + 1) * (J // 2 + 1)
+        couple(u, c.back, element, count, z)
+        turn(z[:count], J, c.back.share[q], c.dual[c.starts[J] :], duals, element)
+        element += count
+
+
+@nb.njit(**INNER)
+def all_dots(count, c, w, values, duals) -> None:
+    """Scalar products of the polynomials of all neighbours with the duals of each component, w.dots (K, 4, n)."""
+    w.dots[:] = 0.0
+    for p in range(0, count, LANES):
+        polynomials(p, c, w, splat(1.0), values)
+        element = 0
+        for q in range(len(c.back.level)):
+            J = c.back.level[q]
+            size = (J + 1) * (J // 2 + 1)
+            dot(size, values, c.starts[J], duals, element, p, w.dots[c.back.component[q]])
+            element += size
+
+
+@nb.njit(fastmath=FAST, **INNER)
+def add_rows(i, count, batch, w, of_atoms, of_frame) -> None:
+    """Add the gradients of the components of atom i to the rows of its element and frame."""
+    j, kind = batch[4], batch[6][i]
+    for k in range(len(w.dots)):
+        forces(count, w, w.dots[k], w.force[k])
+        for q in range(3):
+            own = 0.0
+            for p in range(count):
+                own += w.force[k, q, p]
+            of_atoms[i, q, kind, k] -= own
+            for s in range(3):
+                virial = 0.0
+                for p in range(count):
+                    virial += w.force[k, q, p] * w.d[s, p]
+                of_frame[q, s, kind, k] += virial
+    for p in range(count):
+        for q in range(3):
+            mine = of_atoms[j[w.pair[p]], q, kind]
+            for k in range(len(w.dots)):
+                mine[k] += w.force[k, q, p]
+
+
+@nb.njit(**OUTER)
+def rows(first, last, offsets, batch, c, of_atoms, of_frames) -> None:
+    """Derivatives of the sums of B over each element in the frames first:last, by positions and strain.
+
+    of_atoms is (n_atoms, 3, n_types, K) and of_frames (n_frames, 3, 3, n_types, K); both hold zeros.
+    """
+    owner, start = batch[2], batch[3]
+    begin, end = offsets[first], offsets[last]
+    w = work_arrays(longest(begin, end, start), c.twojmax, len(c.base))
+    room = np.zeros((4, c.n_all, 2, LANES))
+    u, z, half, values = room[0], room[1], room[2][: len(c.place)], room[3]
+    duals = np.empty((LANES, len(c.back.first) - 1, 4, 2))
+    for base in range(begin, end, LANES):
+        for i in range(base, min(base + LANES, end)):
+            expand_atom(i, batch, c, w, values, z, half, i - base)
+        complete(half, c, u)
+        all_duals(u, c, z, duals)
+        for i in range(base, min(base + LANES, end)):
+            count = surroundings(i, batch, c, w)
+            all_dots(count, c, w, values, duals[i - base])
+            add_rows(i, count, batch, w, of_atoms, of_frames[owner[i]])

