@@ -497,3 +497,28 @@ def rows(first, last, offsets, batch, c, of_atoms, of_frames) -> None:
             count = surroundings(i, batch, c, w)
             all_dots(count, c, w, values, duals[i - base])
             add_rows(i, count, batch, w, of_atoms, of_frames[owner[i]])
+
+
+@nb.njit(**OUTER)
+def jacobian(first, last, batch, c, halves, out) -> None:
+    """Derivatives of B of the atoms of the groups first:last by the vector of each pair, (n_pairs, 3, K).
+
+    `out` holds zeros.
+    """
+    start = batch[3]
+    n = len(start) - 1
+    w = work_arrays(longest(first * LANES, min(n, last * LANES), start), c.twojmax, len(c.base))
+    room = np.empty((3, c.n_all, 2, LANES))
+    duals = np.empty((LANES, len(c.back.first) - 1, 4, 2))
+    for group in range(first, last):
+        complete(halves[group], c, room[0])
+        all_duals(room[0], c, room[1], duals)
+        for i in range(group * LANES, min(n, (group + 1) * LANES)):
+            count = surroundings(i, batch, c, w)
+            all_dots(count, c, w, room[2], duals[i - group * LANES])
+            for k in range(len(w.dots)):
+                forces(count, w, w.dots[k], w.force[k])
+            for p in range(count):
+                for q in range(3):
+                    for k in range(len(w.dots)):
+                        out[w.pair[p], q, k] = w.force[k, q, p]
