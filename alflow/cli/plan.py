@@ -15,10 +15,11 @@ from alflow.errors import InputError
 from alflow.interfaces import Code, Labeler
 from alflow.monitor.ledger import CAUSES, LaneBook, Ledger
 from alflow.monitor.status import duration
-from alflow.runtime import campaign_run, layout, rundir
+from alflow.runtime import campaign_run, lanes, layout, rundir
 from alflow.runtime.virtual_forecast import Forecast, forecast, measured, recorded
 from alflow.runtime.virtual_profile import Profile, load_profile
 from alflow.runtime.virtual_world import Recorded
+from alflow.spec.plan import workers_per_node
 from alflow.spec.site import DEFAULT, Site, load_site
 from alflow.spec.workflow import POLICIES, Workflow, digest, load
 from alflow.validation import suggestion
@@ -123,6 +124,13 @@ def plan(
     if run is not None and (unknown := sorted(done - {str(r.task.verb) for r in recorded(run).values()})):
         console.print(f"The run never ended a task of {', '.join(unknown)}: taken from elsewhere.", markup=False)
     source = f"measured in {run}" if run else f"from {model}" if model else "the usual ones of ANI-Al, see --model"
+    for site in {case.site.name: case.site for case in cases}.values():
+        console.print(_described(site), markup=False)
+    if any(lane.scheduler != "local" for case in cases for lane in lanes.lanes_in_use(case.site).values()):
+        wait = duration(profile.queue.base_s + profile.queue.unit(0.5))
+        console.print(
+            f"Blocks wait {wait} in a scheduler's queue, in the median; a --model says otherwise.", markup=False
+        )
     console.print(f"Durations: {source}; seed {seed}. Nothing was started.", markup=False)
 
 
@@ -266,15 +274,31 @@ def _table(outlooks: Sequence[Outlook]) -> Any:
         table.add_column(o.case.name, justify="right")
     for name, cell in _ROWS.items():
         table.add_row(name, *(Text(cell(o)) for o in outlooks))
+    if any(o.forecast.replayed for o in outlooks):
+        table.add_row("tries as in the run", *(Text(f"{o.forecast.replayed:,}") for o in outlooks))
     if any(len(o.books) > 1 for o in outlooks):
         for lane in dict.fromkeys(b.lane for o in outlooks for b in o.books):
             table.add_row(f"busy, lane {lane}", *(Text(_lane(o, lane)) for o in outlooks))
     return table
 
 
+def _described(site: Site) -> str:
+    """What a site's lanes hold at most."""
+    held = []
+    for name, lane in lanes.lanes_in_use(site).items():
+        nodes = lane.nodes_per_block * lane.max_blocks
+        workers = workers_per_node(lane) * nodes
+        held.append(f"lane {name}: {nodes:,} node{'s' * (nodes > 1)}, {workers:,} task{'s' * (workers > 1)} at a time")
+    return f"Site {site.name}: {'; '.join(held)}."
+
+
 def _lane(o: Outlook, lane: str) -> str:
     book = next((b for b in o.books if b.lane == lane), None)
-    return "–" if book is None or not book.node_h else f"{book.busy_h / book.node_h:.1%} of {book.node_h:,.0f} h"
+    return "–" if book is None or not book.node_h else f"{book.busy_h / book.node_h:.1%} of {_hours(book.node_h)} h"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.1f}" if hours >= 10 or not hours else f"{hours:.2g}"
 
 
 def _cause(cause: str) -> Callable[[Outlook], str]:
@@ -283,7 +307,7 @@ def _cause(cause: str) -> Callable[[Outlook], str]:
 
 _ROWS: Final[Mapping[str, Callable[[Outlook], str]]] = {
     "makespan": lambda o: duration(o.forecast.makespan_s),
-    "node-hours": lambda o: f"{o.node_h:,.1f}",
+    "node-hours": lambda o: _hours(o.node_h),
     "busy": lambda o: f"{o.share(lambda b: b.busy_h):.1%}",
     **{f"idle: {cause}": _cause(cause) for cause in CAUSES},
     "waited in the queue": lambda o: duration(3600 * sum(b.queue_h for b in o.books)),

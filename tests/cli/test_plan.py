@@ -92,6 +92,7 @@ def test_it_is_printed_as_one_table(files, capsys):
     words = ("makespan", "node-hours", "busy", "idle: straggler", "waited in the queue", "labels", "model versions")
     assert all(any(r.strip().startswith(w) for r in rows) for w in words)
     assert "from profile.yaml; seed 0. Nothing was started." in out
+    assert all(f"Site {name}: lane " in out for name in ("small", "large"))
 
 
 def test_the_seed_decides_chance(files, capsys):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from alflow.campaign.model import FailureKind, Finished, Retried, Submitted, Verb
+from alflow.campaign.model import Awaited, FailureKind, Finished, Overdue, Retried, Submitted, Verb
 from alflow.campaign.policy import Cycles, Patience, Plan, Rounds, Stream, Until
 from alflow.errors import RunError
 from alflow.monitor.ledger import Ledger
@@ -151,6 +151,50 @@ def test_patience_cuts_what_one_straggler_costs_a_round():
     assert cut.makespan_s < waited.makespan_s
     assert Verb.RELABEL in cut.tasks
     assert Verb.RELABEL not in waited.tasks
+
+
+def waited(book, what):
+    """When waits whose name begins so began, and when they were over."""
+    began = {
+        e.what: t for t, events in book.lines for e in events if isinstance(e, Awaited) and e.what.startswith(what)
+    }
+    over = {e.what: t for t, events in book.lines for e in events if isinstance(e, Overdue)}
+    return {name: (t, over[name]) for name, t in began.items() if name in over}
+
+
+def test_a_sync_point_closes_when_its_deadline_has_come():
+    sticky = replace(LONG_TAILS, stragglers=Stragglers(probability=0.02, factor=100.0))
+    cycles = Cycles(loops=4, samples=50, initial=100)
+    patient, _ = run(cycles, there(), sticky, max_rounds=3)
+    hasty, book = run(replace(cycles, deadline_h=0.5), there(), sticky, max_rounds=3)
+    closed = waited(book, "sync point")
+    assert closed
+    assert all(end - begin == pytest.approx(1800.0, abs=0.01) for begin, end in closed.values())
+    assert hasty.makespan_s < patient.makespan_s
+
+
+def test_a_model_does_without_the_fit_that_straggles():
+    fits = replace(LONG_TAILS, stragglers=Stragglers(probability=0.1, factor=50.0))
+    stages = [replace(plan(POLICIES["stream"], max_rounds=3), members=8, min_members=4)]
+    found = {}
+    for factor in (3.0, float("inf")):
+        book = Book()
+        patient = [replace(stages[0], patience=Patience(fit_factor=factor))]
+        found[factor] = forecast(patient, there(), fits, seed=1, watchers=[book]).makespan_s, waited(book, "members")
+    assert found[3.0][0] < found[float("inf")][0] / 2
+    assert found[3.0][1]
+    assert not found[float("inf")][1]
+    longest = max(end - begin for begin, end in found[3.0][1].values())
+    assert 3 * 1200 < longest < 3 * 2700  # three times a fit, which takes half an hour
+
+
+def test_the_last_stragglers_do_not_hold_the_end_of_a_stream():
+    hasty, book = run(POLICIES["stream"], there(), LONG_TAILS, max_rounds=4)
+    whole = [replace(plan(POLICIES["stream"], max_rounds=4), patience=Patience(end_factor=float("inf")))]
+    patient = forecast(whole, there(), LONG_TAILS)
+    assert waited(book, "the last")
+    assert hasty.makespan_s < patient.makespan_s
+    assert hasty.unbought - patient.unbought < 0.05 * patient.labels
 
 
 def test_trajectories_grow_with_the_labels_until_the_goal_is_reached():

@@ -197,6 +197,13 @@ def test_a_one_shot_set_without_a_model(write):
             "stages[0].policy.quorum",
             "positive",
         ),
+        (
+            {"policy": {"kind": "cycles", "loops": 2, "samples": 2, "initial": 1, "deadline_h": 0}},
+            SpecError,
+            "stages[0].policy.deadline_h",
+            "positive",
+        ),
+        ({"patience": {"fit_factor": -1}}, SpecError, "stages[0].patience.fit_factor", "positive"),
         ({"thresholds": {"select": 3}}, SpecError, "stages[0].thresholds.stop", "is required"),
         ({"thresholds": {"select": 3, "stop": 1}}, SpecError, "stages[0].thresholds", "stop (1) is below select (3)"),
         ({"thresholds": {"select": float("nan"), "stop": 1}}, SpecError, "stages[0].thresholds", "NaN"),
