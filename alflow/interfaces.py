@@ -303,7 +303,10 @@ class Builder(Protocol):
 
 
 class Sampler(Protocol):
-    """Moves a batch of structures and brings home candidates. A sampler that `needs_guide` follows a model."""
+    """Moves a batch of structures and brings home candidates.
+
+    A sampler that `needs_guide` follows a model; any other is given one as soon as there is one.
+    """
 
     needs_guide: ClassVar[bool]
     length_unit: ClassVar[str]

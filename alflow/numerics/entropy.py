@@ -7,7 +7,7 @@ to it (Beirlant et al., Int. J. Math. Stat. Sci. 6, 17 (1997), section 2.3)::
 
 V_m is the volume of the unit ball, psi the digamma function. Karabin and Perez, J. Chem. Phys. 153, 094110 (2020), use
 it on descriptors of atoms to make training sets. Two points at the same place would give minus infinity, so rho_i^2 is
-replaced by rho_i^2 + floor^2: nothing changes far above the floor, and no slope is steeper than m / (2 N floor).
+replaced by rho_i^2 + floor^2: nothing changes far above the floor, and no slope of N S is steeper than m / floor.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 from scipy.special import digamma, gammaln
 
-from alflow.core.frames import Floats, Ints
+from alflow.core.frames import Bools, Floats, Ints
 from alflow.errors import DataError
 from alflow.numerics.threads import spread
 
@@ -30,11 +30,13 @@ class Entropies:
 
     Attributes:
         S: of each set, (n_sets,); NaN where no point has a neighbour.
-        gradient: derivative of its set's S with respect to each point, (n, m); 0 where S is NaN.
+        count: points of each set that have a neighbour, (n_sets,): those that S is the mean over.
+        gradient: derivative of the sum of ``weight * count * S`` over all sets with respect to each point, (n, m).
         distance: of each point to the one nearest to it, (n,); infinite where there is none.
     """
 
     S: Floats
+    count: Ints
     gradient: Floats
     distance: Floats
 
@@ -61,19 +63,29 @@ class Known:
         return points, distance, count
 
 
-def entropies(rows: Floats, offsets: Ints, kind: Ints, floor: float, known: Known | None = None) -> Entropies:
+def entropies(
+    rows: Floats,
+    offsets: Ints,
+    kind: Ints,
+    floor: float,
+    weight: Floats,
+    known: Known | None = None,
+    across: Bools | None = None,
+) -> Entropies:
     """Entropy of each set of points, and its gradient.
 
     Points of different kinds are never each other's neighbours: the entropy of a set of several kinds is the mean of
-    theirs, weighted with their numbers of points; a point that has no neighbour is left out. With `known` points the
-    nearest one of either origin counts, and psi(N) becomes psi(N + number of known points).
+    theirs, weighted with their numbers of points; a point that has no neighbour is left out. Neighbours may also come
+    from outside: psi(N) then becomes psi(N + points outside).
 
     Args:
         rows: points, (n, m).
         offsets: set s owns points offsets[s]:offsets[s + 1], (n_sets + 1,).
         kind: of each point, (n,).
         floor: distances far below this are taken for it; same unit as `rows`.
-        known: points outside.
+        weight: of each set in the sum that the gradient is of, (n_sets,).
+        known: fixed points outside.
+        across: sets whose points are neighbours of each other's, (n_sets,); None for no set.
 
     Raises:
         DataError: `floor` is not positive, or shapes do not fit.
@@ -82,30 +94,36 @@ def entropies(rows: Floats, offsets: Ints, kind: Ints, floor: float, known: Know
         raise DataError(f"entropies: expected a positive floor, got {floor}")
     if rows.ndim != 2 or len(rows) != len(kind) or offsets[-1] != len(rows):
         raise DataError(f"entropies: {rows.shape} points, {len(kind)} kinds and offsets to {offsets[-1]} do not fit")
-    n, m = rows.shape
-    rows = np.ascontiguousarray(rows, np.float64)
-    partner, squared, samples = np.full(n, -1, np.int64), np.full(n, np.inf), np.ones(n, np.int64)
-    first, last = (np.repeat(ends, np.diff(offsets)) for ends in (offsets[:-1], offsets[1:]))
-    spread(_nearest, n, rows, kind, first, last, partner, squared, samples, least=64)
+    n_sets, m = len(offsets) - 1, rows.shape[1]
+    owner = np.repeat(np.arange(n_sets), np.diff(offsets))
+    partner, squared, samples = _pairs(np.ascontiguousarray(rows, np.float64), offsets, owner, kind, across)
     difference = np.where(partner[:, None] >= 0, rows - rows[partner], 0.0)
     if known is not None:
-        points, distance, count = known.nearest(rows, kind)
-        samples += count
+        points, distance, more = known.nearest(rows, kind)
+        samples += more
         outside = distance**2 < squared
         partner[outside], squared[outside] = -1, distance[outside] ** 2
         difference[outside] = rows[outside] - points[outside]
-    owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     counted = np.isfinite(squared)
-    members = np.bincount(owner[counted], minlength=len(offsets) - 1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        weight = np.where(counted, 1 / members[owner], 0.0)
-        term = m / 2 * np.log(squared + floor**2) + ln_ball(m) + digamma(samples) - digamma(1)
-        S = np.bincount(owner, np.where(counted, weight * term, 0.0), minlength=len(offsets) - 1)
-        pull = np.where(counted, m * weight / (squared + floor**2), 0.0)[:, None] * difference
-    gradient = pull.copy()
-    both = partner >= 0
-    np.subtract.at(gradient, partner[both], pull[both])
-    return Entropies(np.where(members > 0, S, np.nan), gradient, np.sqrt(squared))
+    count = np.bincount(owner[counted], minlength=n_sets)
+    term = m / 2 * np.log(squared + floor**2) + ln_ball(m) + digamma(samples) - digamma(1)
+    with np.errstate(invalid="ignore"):
+        S = np.bincount(owner, np.where(counted, term, 0.0), minlength=n_sets) / np.where(count, count, np.nan)
+    gradient = np.where(counted, m * weight[owner] / (squared + floor**2), 0.0)[:, None] * difference
+    both = np.flatnonzero(partner >= 0)
+    np.subtract.at(gradient, partner[both], gradient[both])
+    return Entropies(S, count, gradient, np.sqrt(squared))
+
+
+def _pairs(rows: Floats, offsets: Ints, owner: Ints, kind: Ints, across: Bools | None) -> tuple[Ints, Floats, Ints]:
+    """Of each point its nearest among the others (-1 if none), the squared distance, and how many there are with it."""
+    n, first, last = len(rows), offsets[:-1][owner], offsets[1:][owner]
+    if across is not None:
+        far = across[owner]
+        first, last, kind = np.where(far, 0, first), np.where(far, n, last), 2 * kind + far
+    partner, squared, samples = np.full(n, -1, np.int64), np.full(n, np.inf), np.ones(n, np.int64)
+    spread(_nearest, n, rows, kind, first, last, partner, squared, samples, least=64)
+    return partner, squared, samples
 
 
 def ln_ball(m: int) -> float:

@@ -6,7 +6,7 @@ A pair says that atom `j`, moved by `shift` whole lattice vectors, lies within t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -101,10 +101,12 @@ class NeighborCache:
     Args:
         cutoff_A: pairs closer than this are always in the list.
         skin_A: how much farther the list reaches when it is built.
+        ordered: whether pairs come in an order that does not tell when the list was built. Sums over them are then
+            rounded alike, so that what becomes of a frame does not depend on those it shares a batch with.
     """
 
-    def __init__(self, cutoff_A: float, skin_A: float = 0.8) -> None:
-        self.cutoff_A, self.skin_A = cutoff_A, skin_A
+    def __init__(self, cutoff_A: float, skin_A: float = 0.8, *, ordered: bool = False) -> None:
+        self.cutoff_A, self.skin_A, self.ordered = cutoff_A, skin_A, ordered
         self.builds = 0
         self._built_for: tuple[Frames, Floats] | None = None
         self._list: Neighbors | None = None
@@ -112,7 +114,8 @@ class NeighborCache:
     def update(self, frames: Frames) -> Neighbors:
         """A list that holds every pair of `frames` within the cutoff, and some beyond it."""
         if self._list is None or not self._still_good(frames):
-            self._list = neighbor_list(frames, self.cutoff_A + self.skin_A)
+            found = neighbor_list(frames, self.cutoff_A + self.skin_A)
+            self._list = in_order(found) if self.ordered else found
             copy = frames.take(np.arange(len(frames)))
             self._built_for = (copy, completed_cells(frames)[0])
             self.builds += 1
@@ -139,6 +142,17 @@ class NeighborCache:
             moved = frames.positions - np.einsum("na,nab->nb", old.positions, strain[frames.frame_of_atom])
         farthest = np.sqrt(np.maximum.reduceat((moved * moved).sum(1), frames.offsets[:-1]))
         return bool((2 * farthest <= (self.cutoff_A + self.skin_A) * stretch - self.cutoff_A).all())
+
+
+def in_order(neighbors: Neighbors) -> Neighbors:
+    """The same pairs, those of each atom by neighbour and shift."""
+    x, y, z = neighbors.shift.T
+    order = np.lexsort((z, y, x, neighbors.j, neighbors.i))
+    place = np.empty(len(order), np.int32)
+    place[order] = np.arange(len(order), dtype=np.int32)
+    return replace(
+        neighbors, j=neighbors.j[order], shift=neighbors.shift[order], reverse=place[neighbors.reverse[order]]
+    )
 
 
 def completed_cells(frames: Frames) -> tuple[Floats, Bools]:

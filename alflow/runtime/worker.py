@@ -178,7 +178,7 @@ def _build(c: _Context, args: Mapping[str, Any]) -> dict[str, Any]:
 def _sample(c: _Context, args: Mapping[str, Any]) -> dict[str, Any]:
     rng = c.rng
     start = c.stage.builder.build(args["count"], rng, _frames(c.root, args.get("source")))
-    guide = _guide(c, args["model"]) if c.stage.sampler.needs_guide else None
+    guide = _guide(c, args["model"]) if args["model"] else None
     h = c.stage.sampler.run(start, guide, rng, c.here, _halt(c.here))
     if Stop.HALTED in h.stops and _block_ends():
         raise ResourceError("halted: the block ends; to be continued")

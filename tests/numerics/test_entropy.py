@@ -11,7 +11,14 @@ from alflow.numerics.entropy import Known, entropies, ln_ball, whitening
 
 def alone(rows, floor=1e-12, known=None):
     """One set of one kind."""
-    return entropies(np.asarray(rows, float), np.array([0, len(rows)]), np.zeros(len(rows), np.int64), floor, known)
+    return entropies(
+        np.asarray(rows, float), np.array([0, len(rows)]), np.zeros(len(rows), np.int64), floor, np.ones(1), known
+    )
+
+
+def total(e, weight):
+    """What the gradient is of."""
+    return np.nansum(weight * e.count * e.S)
 
 
 def slope(value, x, h=1e-6):
@@ -32,7 +39,7 @@ def test_two_points(m):
     e = alone(rows)
     assert e.S[0] == pytest.approx(m * np.log(0.7) + ln_ball(m) + 1)  # psi(2) - psi(1) = 1
     assert e.distance == pytest.approx([0.7, 0.7])
-    assert e.gradient[1, -1] == pytest.approx(m / 0.7)
+    assert e.gradient[1, -1] == pytest.approx(2 * m / 0.7)
     assert e.gradient[0] == pytest.approx(-e.gradient[1])
 
 
@@ -49,7 +56,7 @@ def test_a_chain_pulls_through_the_nearest_only():
     x = np.array([[0.0], [1.0], [3.0]])  # 0 and 1 are nearest to each other, 1 is nearest to 2
     e = alone(x)
     assert e.distance == pytest.approx([1, 1, 2])
-    assert e.gradient[:, 0] * 3 == pytest.approx([-2, 2 - 1 / 2, 1 / 2])
+    assert e.gradient[:, 0] == pytest.approx([-2, 2 - 1 / 2, 1 / 2])
 
 
 @pytest.mark.parametrize("m", [1, 2, 3])
@@ -78,18 +85,37 @@ def test_gradient_by_finite_differences(floor):
     rng = np.random.default_rng(0)
     x, offsets, kind = rng.normal(size=(31, 5)), np.array([0, 12, 30, 31]), np.zeros(31, np.int64)
     kind[[3, 5, 8, 20, 21, 29]] = 1
-    known = Known(rng.normal(size=(9, 5)), np.array([0] * 5 + [1] * 4))
+    known, weight = Known(rng.normal(size=(9, 5)), np.array([0] * 5 + [1] * 4)), np.array([1.0, -0.4, 2.0])
     for seen in (None, known):
-        e = entropies(x, offsets, kind, floor, seen)
-        want = slope(lambda y, seen=seen: np.nansum(entropies(y, offsets, kind, floor, seen).S), x)
+        e = entropies(x, offsets, kind, floor, weight, seen)
+        want = slope(lambda y, seen=seen: total(entropies(y, offsets, kind, floor, weight, seen), weight), x)
         np.testing.assert_allclose(e.gradient, want, atol=1e-6 * abs(want).max())
+
+
+def test_gradient_across_sets():
+    rng = np.random.default_rng(4)
+    x, offsets, kind = rng.normal(size=(30, 3)), np.array([0, 1, 12, 20, 30]), rng.integers(0, 2, 30)
+    across, weight = np.array([True, True, False, True]), np.array([1.0, 0.3, -2.0, 0.7])
+    e = entropies(x, offsets, kind, 0.1, weight, None, across)
+    want = slope(lambda y: total(entropies(y, offsets, kind, 0.1, weight, None, across), weight), x)
+    np.testing.assert_allclose(e.gradient, want, atol=1e-6 * abs(want).max())
+
+
+def test_across_sets_all_are_one_pool():
+    rng = np.random.default_rng(5)
+    x, offsets, kind = rng.normal(size=(30, 3)), np.array([0, 4, 12, 20, 30]), np.zeros(30, np.int64)
+    e = entropies(x, offsets, kind, 0.1, np.ones(4), None, np.array([True, False, True, True]))
+    pool, own = np.delete(np.arange(30), np.s_[4:12]), np.arange(4, 12)
+    np.testing.assert_array_equal(e.distance[pool], alone(x[pool], 0.1).distance)
+    np.testing.assert_array_equal(e.distance[own], alone(x[own], 0.1).distance)
+    assert (e.count @ e.S) == pytest.approx(22 * alone(x[pool], 0.1).S[0] + 8 * alone(x[own], 0.1).S[0])
 
 
 def test_sets_do_not_see_each_other():
     rng = np.random.default_rng(1)
     sets = [rng.normal(size=(n, 3)) for n in (2, 9, 1, 40)]
     offsets = np.cumsum([0, 2, 9, 1, 40])
-    together = entropies(np.concatenate(sets), offsets, np.zeros(52, np.int64), 0.01)
+    together = entropies(np.concatenate(sets), offsets, np.zeros(52, np.int64), 0.01, np.ones(4))
     for k, points in enumerate(sets):
         one = alone(points, 0.01)
         np.testing.assert_array_equal(together.S[k], one.S[0])
@@ -99,9 +125,9 @@ def test_sets_do_not_see_each_other():
 def test_kinds_are_weighted_with_their_numbers():
     rng = np.random.default_rng(2)
     a, b = rng.normal(size=(7, 3)), rng.normal(size=(5, 3))
-    mixed = entropies(np.concatenate([a, b]), np.array([0, 12]), np.repeat([4, 2], [7, 5]), 0.01)
+    mixed = entropies(np.concatenate([a, b]), np.array([0, 12]), np.repeat([4, 2], [7, 5]), 0.01, np.ones(1))
     assert mixed.S[0] == pytest.approx((7 * alone(a, 0.01).S[0] + 5 * alone(b, 0.01).S[0]) / 12)
-    single = entropies(np.concatenate([a, b[:1]]), np.array([0, 8]), np.repeat([4, 2], [7, 1]), 0.01)
+    single = entropies(np.concatenate([a, b[:1]]), np.array([0, 8]), np.repeat([4, 2], [7, 1]), 0.01, np.ones(1))
     assert single.S[0] == pytest.approx(alone(a, 0.01).S[0])  # a kind of one point says nothing
     assert np.isinf(single.distance[-1])
     assert (single.gradient[-1] == 0).all()
@@ -125,7 +151,7 @@ def test_points_at_the_same_place_are_as_far_apart_as_the_floor():
     assert (e.gradient == 0).all()
     near = np.ones((2, 3))
     near[1, 0] += np.linspace(0, 0.1, 50)[20]
-    assert np.abs(alone(near, 0.02).gradient).max() <= 3 / (2 * 0.02) + 1e-9  # m / (2 N floor), from both ends
+    assert np.abs(alone(near, 0.02).gradient).max() <= 3 / 0.02 + 1e-9  # m / floor: half of it from either end
 
 
 def test_one_point_has_no_entropy():
@@ -139,9 +165,11 @@ def test_points_that_are_not_numbers_stay_alone():
     x = np.random.default_rng(0).normal(size=(6, 2))
     x[3] = np.nan
     e, rest = alone(x), alone(np.delete(x, 3, axis=0))
-    np.testing.assert_allclose(np.delete(e.gradient, 3, axis=0) * 1.0, rest.gradient)
+    np.testing.assert_allclose(np.delete(e.gradient, 3, axis=0), rest.gradient)
     assert (e.gradient[3] == 0).all()
-    both = entropies(np.concatenate([x, np.full((4, 2), np.nan)]), np.array([0, 6, 10]), np.zeros(10, np.int64), 1e-9)
+    both = entropies(
+        np.concatenate([x, np.full((4, 2), np.nan)]), np.array([0, 6, 10]), np.zeros(10, np.int64), 1e-9, np.ones(2)
+    )
     assert np.isfinite(both.S[0])
     assert np.isnan(both.S[1])
 
@@ -154,7 +182,7 @@ def test_known_points_count_as_neighbours():
     )
     other = Known(np.array([[0.0, 0.25]]), np.ones(1, np.int64))
     assert alone(x, known=near).distance == pytest.approx([0.25, 1.0])
-    assert alone(x, known=near).gradient[0] == pytest.approx([-1.0, -4.0])
+    assert alone(x, known=near).gradient[0] == pytest.approx([-2.0, -8.0])
     assert alone(x, known=far).S[0] == pytest.approx(alone(x).S[0] + digamma(3) - digamma(2))
     assert pytest.approx(alone(x).S) == alone(x, known=other).S
     single = alone(x[:1], known=near)
@@ -184,4 +212,4 @@ def test_the_floor_is_positive(floor):
 
 def test_shapes_must_fit():
     with pytest.raises(DataError, match="do not fit"):
-        entropies(np.ones((3, 2)), np.array([0, 2]), np.zeros(3, np.int64), 1.0)
+        entropies(np.ones((3, 2)), np.array([0, 2]), np.zeros(3, np.int64), 1.0, np.ones(1))

@@ -6,7 +6,7 @@ from ase.neighborlist import primitive_neighbor_list
 
 from alflow.core.frames import Frames
 from alflow.errors import DataError
-from alflow.numerics.neighbors import NeighborCache, Neighbors, neighbor_list
+from alflow.numerics.neighbors import NeighborCache, Neighbors, in_order, neighbor_list
 
 
 def random_frames(rng, count, most=30):
@@ -154,3 +154,19 @@ class TestCache:
         assert cache.update(frames.moved(broken)).valid.tolist() == [False, True]
         assert cache.update(frames).valid.all()
         assert not self.missing(cache, frames)
+
+
+def test_an_ordered_list_does_not_tell_when_it_was_built():
+    rng = np.random.default_rng(8)
+    frames = Frames.single(np.full(12, 13), rng.random((12, 3)) * 5, np.diag([5.0, 4.0, 6.0]))
+    moved = frames.moved(frames.positions + rng.normal(scale=0.05, size=(12, 3)))
+    cache = NeighborCache(4.0, 0.8, ordered=True)
+    old, new = in_order(neighbor_list(moved, 4.0)), cache.update(frames)
+    assert cache.update(moved) is new
+    D = moved.positions[new.j] - moved.positions[new.i] + new.shift @ moved.cell[0]
+    within = np.linalg.norm(D, axis=1) < 4.0
+    for name in ("i", "j", "shift"):
+        np.testing.assert_array_equal(getattr(new, name)[within], getattr(old, name))
+    np.testing.assert_array_equal(new.j[new.reverse], new.i)
+    np.testing.assert_array_equal(new.shift[new.reverse], -new.shift)
+    np.testing.assert_array_equal(new.reverse[new.reverse], np.arange(new.n_pairs))

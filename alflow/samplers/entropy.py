@@ -1,0 +1,167 @@
+"""Configurations that are diverse, or ordered, by construction: no model is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, ClassVar, Final, Literal
+
+import numpy as np
+from ase.data import atomic_numbers, covalent_radii
+from pydantic import Field
+
+from alflow.core.frames import Floats, Frames
+from alflow.errors import DataError, InputError
+from alflow.interfaces import Guide, Halt, Harvest, never, part
+from alflow.numerics.bispectrum import BispectrumSettings, features
+from alflow.numerics.entropy import Known
+from alflow.numerics.entropy_metric import Metric, metric
+from alflow.numerics.entropy_potential import EntropyPotential, metered
+from alflow.numerics.neighbors import neighbor_list
+from alflow.samplers._entropy_run import Run
+from alflow.store.convert import read_file
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Steps = Annotated[int, Field(ge=1)]
+
+_REPULSION: Final = 0.8
+_CONTACT: Final = 0.7
+_STRENGTH: Final = 7  # a stream of random numbers of one trajectory: those of its run are others
+
+
+@part
+class Part:
+    """Local optima of the entropy of a configuration's descriptors.
+
+    Montes de Oca Zapiain et al., npj Comput. Mater. 8, 189 (2022), figure 6; Karabin and Perez, J. Chem. Phys. 153,
+    094110 (2020). Each start is driven by ``V = V_repulsive - N K S``: S is the entropy of the bispectrum components of
+    its atoms, by the distance of each to its nearest neighbour. Where K is positive environments become as different
+    as they can be; where it is negative they become alike, which makes crystals with defects. Which of the two a start
+    is made into is drawn, `maximize_fraction` of them (within one) the first. Cells keep their volume and shape:
+    variety in these comes from the builder. Everything is annealed by Langevin dynamics, or not, and ends in a local
+    optimum: V has then changed by less than `converged_eV` per atom in 20 steps of descent (its slope has kinks, so a
+    small force is no criterion).
+
+    Without a model every optimum is a candidate: a set by construction. With one (later rounds of an active-learning
+    loop) the gauge scores the optima: what the model cannot evaluate is unphysical, what it does not know ends as
+    extrapolated, and `keep` says whether what it knows is a candidate all the same or only a product.
+
+    What becomes of a start depends on its own seed only, not on its batch, unless `across_batch` is set. A run that is
+    halted brings home the optima it has, and begins again if called again.
+
+    The papers print neither K, nor the form of the repulsion, nor the schedule of the annealing: the defaults are ours,
+    chosen for energies of tungsten that are spread as in their figure 2.
+
+    Attributes:
+        K_eV: range of the strength of the entropy, per atom, drawn evenly in its logarithm; its sign is drawn too.
+        maximize_fraction: part of the starts that are made diverse; the others are made ordered.
+        twojmax: 2 J; descriptors are all bispectrum components up to J: 2 gives the paper's 5, 4 gives 14.
+        cutoff_A: cutoff of the descriptors.
+        weights: weight of an element as a neighbour, as in SNAP; 1 if not given.
+        metric: ``whitened``, ``scaled`` or ``raw``: how components are weighed in the distance of two environments.
+        floor: distances below this are not told apart, in units of the spread among randomly packed spheres.
+        repulsion_A: distance at which two atoms begin to repel; by default 0.8 times the sum of covalent radii.
+        repulsion_eV: A of the repulsion A (d / r - 1)^2.
+        min_distance_A: a pair closer than this is unphysical; by default 0.7 times the distance of repulsion.
+        method: ``anneal``, then descend; or ``minimize``, descend at once.
+        T_K: temperature at the beginning and end of the annealing; it falls by the same factor at every step.
+        anneal_steps: its length.
+        timestep_fs: its time step.
+        friction_per_ps: friction of its thermostat.
+        max_steps: longest descent; what has not converged by then is brought home as it is.
+        converged_eV: change of V per atom in 20 steps of descent that ends it.
+        keep: with a model, ``all`` optima are candidates, or only those ``unknown`` to it: scores above `select`.
+        avoid: file of structures whose environments are to be avoided as well, such as a set that exists.
+        across_batch: environments are also to differ from those of the other diverse configurations of a batch.
+    """
+
+    K_eV: tuple[Positive, Positive] = (0.02, 0.1)
+    maximize_fraction: Fraction = 0.5
+    twojmax: Annotated[int, Field(ge=0, le=14)] = 2
+    cutoff_A: Positive = 4.73
+    weights: Mapping[str, float] = field(default_factory=dict)
+    metric: Metric = "whitened"
+    floor: Positive = 0.1
+    repulsion_A: Positive | None = None
+    repulsion_eV: Positive = 20.0
+    min_distance_A: Positive | None = None
+    method: Literal["anneal", "minimize"] = "anneal"
+    T_K: tuple[Positive, Positive] = (2000.0, 100.0)
+    anneal_steps: Steps = 250
+    timestep_fs: Positive = 4.0
+    friction_per_ps: Positive = 5.0
+    max_steps: Steps = 200
+    converged_eV: NotNegative = 2e-4
+    keep: Literal["all", "unknown"] = "all"
+    avoid: Path | None = None
+    across_batch: bool = False
+
+    needs_guide: ClassVar[bool] = False
+    length_unit: ClassVar[str] = "steps"
+
+    def __post_init__(self) -> None:
+        if self.K_eV[0] > self.K_eV[1]:
+            raise InputError("K_eV", f"expected the lower value first, got [{self.K_eV[0]:g}, {self.K_eV[1]:g}]")
+        for symbol, weight in self.weights.items():
+            if symbol not in atomic_numbers or symbol == "X":
+                raise InputError("weights", f"{symbol!r} is not a chemical symbol", "write symbols such as W")
+            if not np.isfinite(weight):
+                raise InputError("weights", f"the weight of {symbol} is {weight}")
+        if self.repulsion_A is not None and self.repulsion_A > self.cutoff_A:
+            raise InputError("repulsion_A", f"{self.repulsion_A:g} Å is beyond cutoff_A, {self.cutoff_A:g} Å")
+        if self.avoid is not None and not self.avoid.is_file():
+            raise InputError("avoid", f"the file {self.avoid} does not exist")
+
+    def run(
+        self,
+        start: Frames,
+        guide: Guide | None,
+        rng: np.random.Generator,
+        workdir: Path,  # noqa: ARG002 -- writes nothing
+        halt: Halt = never,
+    ) -> Harvest:
+        seeds, offset = rng.integers(2**63, size=len(start)), rng.random()
+        steps = np.floor(offset + self.maximize_fraction * np.arange(len(start) + 1))
+        draws = np.array([np.random.default_rng([int(s), _STRENGTH]).random() for s in seeds])
+        low, high = np.log(self.K_eV)
+        K = np.where(np.diff(steps) > 0, 1.0, -1.0) * np.exp(low + (high - low) * draws)
+        return Run(self, start, K, seeds, self.potential(start), guide).go(halt)
+
+    def potential(self, start: Frames) -> EntropyPotential:
+        """V of these frames.
+
+        Raises:
+            InputError: `avoid` cannot be read.
+        """
+        try:
+            old = None if self.avoid is None else read_file(self.avoid).frames
+        except DataError as exc:
+            raise InputError("avoid", str(exc), "give a file of structures that ase can read") from exc
+        frames = start if old is None else Frames.concat([start, old])
+        settings, ruler, known = self._descriptors(frames), metric(self.metric, self.twojmax, self.cutoff_A), None
+        if old is not None:
+            known = Known(metered(features(settings, old, neighbor_list(old, self.cutoff_A)), ruler), old.numbers)
+        return EntropyPotential(settings, ruler, self.floor, self.repulsion_eV, known, self.across_batch)
+
+    def _descriptors(self, frames: Frames) -> BispectrumSettings:
+        """Of all elements of some frames: a neighbour counts with its weight, all within one cutoff."""
+        numbers = tuple(np.unique(frames.numbers).tolist()) or (1,)
+        by_number = {atomic_numbers[symbol]: weight for symbol, weight in self.weights.items()}
+        weights = tuple(by_number.get(z, 1.0) for z in numbers)
+        return BispectrumSettings(numbers, self.twojmax, self.cutoff_A, (0.5,) * len(numbers), weights)
+
+    def reach_A(self, frames: Frames) -> Floats:
+        """Half the distance at which each atom begins to repel, (n_atoms,)."""
+        if self.repulsion_A is not None:
+            return np.full(frames.n_atoms, self.repulsion_A / 2)
+        widest = self.cutoff_A / 2
+        return np.minimum(_REPULSION * np.asarray(covalent_radii[frames.numbers], np.float64), widest)
+
+    def contact_A(self, frames: Frames) -> Floats:
+        """Half the distance below which a pair is unphysical, of each atom, (n_atoms,)."""
+        if self.min_distance_A is not None:
+            return np.full(frames.n_atoms, self.min_distance_A / 2)
+        return _CONTACT * self.reach_A(frames)
