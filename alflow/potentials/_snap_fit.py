@@ -187,7 +187,8 @@ class Sums:
             each = {"energy": 1, "force": 3 * frames.sizes, "stress": 6}[kind]
             total = float((getattr(self.weights, kind) ** 2 * self.share[member] * each).sum())
             if total > 0:
-                found[kind] = float(np.sqrt(triangle.squares(x) / total))
+                with np.errstate(over="ignore"):  # the caller looks for it
+                    found[kind] = float(np.sqrt(triangle.squares(x) / total))
         return found
 
 
@@ -216,10 +217,10 @@ def _finish(part: Part, problem: Problem, sums: Sums, members: range, out: Path)
     for place, member in enumerate(members):
         found = sums.solved(place, problem.n_free, part.ridge, part.rcond)
         snap = Snap(problem.settings, part.quadratic, problem.coefficients(found.x), part.zbl)
-        if not np.isfinite(snap.coefficients).all():
-            raise UnphysicalError("labels are too large for floating point: coefficients came out infinite")
-        files += _snap_files.write(out, f"member-{member:03d}", snap, f"member {member}")
         errors = sums.rmse(place, found.x, problem.data.frames)
+        if not np.isfinite([*snap.coefficients.ravel(), *errors.values()]).all():
+            raise UnphysicalError("labels are too large for floating point: coefficients or errors came out infinite")
+        files += _snap_files.write(out, f"member-{member:03d}", snap, f"member {member}")
         units = {"energy": "energy_rmse_meV_atom", "force": "force_rmse_meV_A", "stress": "virial_rmse_meV_atom"}
         figures = {f"train_{units[kind]}": 1000 * value for kind, value in errors.items()}
         figures |= {

@@ -112,23 +112,15 @@ class Part:
                 raise InputError(name, f"expected zero or more, got {getattr(self, name)}")
         if not self.energy_weight + self.force_weight_A + self.stress_weight > 0:
             raise InputError("energy_weight", "all three weights are zero: nothing to fit")
-        if not self.rcond < 1:
-            raise InputError("rcond", f"expected less than 1, got {self.rcond}")
+        for name in ("rfac0", "rcond"):
+            if not getattr(self, name) <= 1:
+                raise InputError(name, f"expected at most 1, got {getattr(self, name)}")
         self._check_elements(elements)
         for group, factors in self.group_weights.items():
             if not all(0 <= f < np.inf for f in (factors if isinstance(factors, tuple) else (factors,))):
                 raise InputError(f"group_weights.{group}", f"expected factors of zero or more, got {factors}")
-        try:
-            _ = self.zbl
-        except DataError:
-            raise InputError("zbl_A", f"expected 0 < inner < outer, got {self.zbl_A}") from None
-        known = sorted(atomic_numbers[s] for s in self.elements or elements)
-        if not known:
-            return
-        try:
-            self.descriptors(known)
-        except DataError as exc:
-            raise InputError("cutoff_A", str(exc)) from None
+        if self.zbl_A is not None and not 0 < self.zbl_A[0] < self.zbl_A[1] < np.inf:
+            raise InputError("zbl_A", f"expected 0 < inner < outer, got {list(self.zbl_A)}")
 
     def _check_elements(self, elements: frozenset[str]) -> None:
         for name in ("elements", "radii", "weights", "isolated_eV"):
@@ -140,6 +132,14 @@ class Part:
         absent = sorted(elements - set(self.elements)) if self.elements else []
         if absent:
             raise InputError("elements", f"the structures hold {', '.join(absent)} too", "add them, or leave it out")
+        for name in ("weights", "isolated_eV"):
+            if not np.isfinite(list(getattr(self, name).values())).all():
+                raise InputError(name, f"expected numbers, got {dict(getattr(self, name))}")
+        if not all(0 < r < np.inf for r in self.radii.values()):
+            raise InputError("radii", f"expected positive numbers, got {dict(self.radii)}")
+        shortest = 2 * self.cutoff_A * min([self.radii.get(s, 0.5) for s in self.elements or elements], default=0.5)
+        if not self.rmin0_A < shortest:
+            raise InputError("rmin0_A", f"expected less than the shortest cutoff, {shortest:g}, got {self.rmin0_A}")
         if unweighted := self._unweighted(self.elements or sorted(elements)):
             raise InputError("weights", f"lacks {', '.join(unweighted)}", _WHY_WEIGHTS)
 
@@ -148,11 +148,7 @@ class Part:
 
     @property
     def zbl(self) -> Zbl | None:
-        """The repulsion that is added.
-
-        Raises:
-            DataError: its cutoffs make no sense.
-        """
+        """The repulsion that is added."""
         return None if self.zbl_A is None else Zbl(*self.zbl_A)
 
     def descriptors(self, numbers: Ints | Sequence[int]) -> BispectrumSettings:
