@@ -396,7 +396,7 @@ def _calibrate(c: _Context, args: Mapping[str, Any]) -> dict[str, Any]:
         source = c.root / layout.task_dir(task_id)
         fits.append(finished(c.root, task_id) or {})
         for name in names:
-            files.append(folder / f"{task_id}-{name}")
+            files.append(folder / task_id / name)  # as the fit named them: one file may name another
             with written_whole(files[-1]) as draft:
                 shutil.copyfile(source / name, draft)
     model = c.stage.potential.load(files)

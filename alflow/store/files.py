@@ -33,8 +33,8 @@ def discard_drafts(path: Path) -> None:
 
     Nobody else may be writing them: call it holding the task's lock.
     """
-    folder, name = (path, "*") if path.is_dir() else (path.parent, path.name)
-    for draft in folder.glob(f".{name}.*.part"):
+    drafts = path.rglob(".*.part") if path.is_dir() else path.parent.glob(f".{path.name}.*.part")
+    for draft in list(drafts):
         draft.unlink(missing_ok=True)
 
 

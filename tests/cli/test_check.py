@@ -40,6 +40,17 @@ def test_the_paper_on_its_machine_with_its_batch_scripts(capsys):
     assert "alflow doctor" in out
 
 
+def test_the_entropy_set_of_tungsten_and_its_paper(capsys):
+    assert run(["check", "entropy_w"]) == 0
+    out = capsys.readouterr().out
+    assert "snap" in out
+    assert "after 1 rounds" in out
+    assert run(["check", "entropy_w_vasp", "--site", "sierra_lsf", "--no-scripts"]) == 0
+    out = capsys.readouterr().out
+    for words in ("encut_eV 600", "kpoints [2, 2, 2]", "monkhorst_pack True", "ediff_eV 1e-08", "samples 223660"):
+        assert words in out, words
+
+
 def test_scripts_can_be_left_out(capsys):
     assert run(["check", "ani_al", "--site", "sierra_lsf", "--no-scripts"]) == 0
     assert "#BSUB" not in capsys.readouterr().out
