@@ -66,6 +66,37 @@ def _uniform(key: str, member: int) -> float:
     return int.from_bytes(word, "big") / 2.0**48
 
 
+def partition(keys: Sequence[str], shares: Sequence[float], seed: int) -> Ints:
+    """Part of each frame when a set is cut once, at random, into parts of about the given shares of its frames.
+
+    Unlike `split`, which reads a side off each key, this looks at the whole set: with one key a frame the shares are
+    met to a frame. With groups for keys, whole groups go to one part: in random order, each to the part that lacks
+    most of its share; so how well the shares are met depends on the largest group, and a part may stay empty where
+    there are fewer groups than parts.
+
+    Args:
+        keys: one a frame, (n_frames,); equal keys share a part.
+        shares: of each part; they sum to one.
+        seed: of the order.
+
+    Returns:
+        Index of the part of each frame, (n_frames,).
+
+    Raises:
+        DataError: no keys, or shares that are negative or do not sum to one.
+    """
+    if not len(keys) or not len(shares) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-9:
+        raise DataError(f"partition: expected keys and shares that sum to 1, got {len(keys)} keys and {shares}")
+    units, unit_of, sizes = np.unique(np.asarray(keys, dtype=np.str_), return_inverse=True, return_counts=True)
+    lacking = np.asarray(shares, np.float64) * len(keys)
+    part = np.zeros(len(units), np.int64)
+    for unit in np.random.default_rng([seed % 2**64, len(units)]).permutation(len(units)):
+        part[unit] = np.argmax(lacking)
+        lacking[part[unit]] -= sizes[unit]
+    found: Ints = part[unit_of]
+    return found
+
+
 def shuffled(count: int, seed: int, epoch: int) -> Ints:
     """Order of `count` frames in one epoch, a permutation that depends on (seed, epoch) only."""
     return np.random.default_rng([seed % 2**64, epoch]).permutation(count)

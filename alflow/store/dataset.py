@@ -12,6 +12,7 @@ import numpy as np
 from alflow.core.frames import Frames, Ints
 from alflow.core.labels import Labels, Theory
 from alflow.errors import DataError
+from alflow.numerics.splits import partition
 from alflow.store.shards import Column, Shard, read_shard
 
 
@@ -85,6 +86,26 @@ class Dataset:
             self.theory,
             {k: v[pick] for k, v in self.columns.items()},
         )
+
+    def split(self, parts: Mapping[str, float], by: str = "frame", seed: int = 0) -> dict[str, Dataset]:
+        """Cut the set at random into named parts of the given shares, once.
+
+        Args:
+            parts: name and share of each part; shares sum to one.
+            by: ``frame``, or the name of a column, such as ``group``: frames of equal values stay together, so that a
+                part is tested on groups that another was not trained on.
+            seed: of chance.
+
+        Raises:
+            DataError: no such column, no frames, or shares that do not sum to one.
+        """
+        if by != "frame" and by not in self.columns:
+            raise DataError(
+                f"Dataset.split: no column {by!r} to split by; there are: {', '.join(self.columns) or 'none'}"
+            )
+        keys = self.ids if by == "frame" else [str(k) for k in self.columns[by].tolist()]
+        part = partition(keys, list(parts.values()), seed)
+        return {name: self.take(np.flatnonzero(part == k)) for k, name in enumerate(parts)}
 
     def batches(self, max_atoms: int) -> Iterator[tuple[Frames, Labels]]:
         """Consecutive batches of at most `max_atoms` atoms, one frame at least."""

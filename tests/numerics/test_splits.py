@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from alflow.errors import DataError
-from alflow.numerics.splits import shuffled, split
+from alflow.numerics.splits import partition, shuffled, split
 
 KEYS = [f"frame-{i}" for i in range(4000)]
 
@@ -59,3 +59,30 @@ def test_shuffles_are_permutations_that_differ_by_epoch_and_seed():
     assert not (a == b).all()
     assert not (a == c).all()
     assert (a == shuffled(100, 1, 0)).all()
+
+
+def test_a_partition_by_frames_meets_its_shares_to_a_frame():
+    part = partition(KEYS, (0.7, 0.1, 0.2), seed=3)
+    assert np.bincount(part).tolist() == [2800, 400, 800]
+    assert (part == partition(KEYS, (0.7, 0.1, 0.2), seed=3)).all()
+    assert (part != partition(KEYS, (0.7, 0.1, 0.2), seed=4)).mean() > 0.3
+    order = np.random.default_rng(0).permutation(len(KEYS))
+    assert (partition([KEYS[i] for i in order], (0.7, 0.1, 0.2), seed=3) == part[order]).all()
+
+
+def test_a_partition_by_groups_keeps_each_whole():
+    sizes = [1, 2, 300, 50, 50, 50, 80, 7, 60, 100, 90, 110, 40, 30, 30]
+    groups = np.repeat([f"group {i}" for i in range(len(sizes))], sizes)
+    for seed in range(20):
+        part = partition(groups, (0.8, 0.2), seed)
+        for name in set(groups):
+            assert len(set(part[groups == name].tolist())) == 1
+        assert 0.5 <= (part == 0).mean() < 1
+    assert len({tuple(partition(groups, (0.8, 0.2), seed)) for seed in range(20)}) > 10
+    assert set(partition(["one"] * 9, (0.5, 0.5), 0).tolist()) == {0}
+
+
+@pytest.mark.parametrize(("keys", "shares"), [([], (1.0,)), (["a"], ()), (["a"], (0.5, 0.6)), (["a"], (1.5, -0.5))])
+def test_a_partition_that_cannot_be_is_refused(keys, shares):
+    with pytest.raises(DataError, match="partition: expected keys and shares"):
+        partition(keys, shares, 0)
