@@ -197,6 +197,19 @@ def dashboard(
 
 
 @app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A run directory, a folder of shards, a shard, or extxyz.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
+    twojmax: Annotated[int, typer.Option("--twojmax", min=0, max=14, help="8 gives 55 components.")] = 8,
+    cutoff_A: Annotated[float, typer.Option("--cutoff", metavar="ANGSTROM", help="Of the descriptors.")] = 4.73,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where compare.html and .json go.")] = Path(),
+    json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Compare two datasets: energies, groups, and how broad each is in the descriptor space of the other."""
+    _verb("compare", "compare")(a, b, twojmax=twojmax, cutoff_A=cutoff_A, out=out, as_json=json)
+
+
+@app.command()
 def explain(
     part: Annotated[str, typer.Argument(metavar="[ROLE[.KIND]]", help="Such as sampler, or sampler.md.")] = "",
 ) -> None:

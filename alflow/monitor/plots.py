@@ -102,12 +102,12 @@ def all_plots(history: History, thresholds: Mapping[int, tuple[float, float]]) -
         thresholds: stage -> (select, stop) scores, for those that are known.
     """
     plots = [
-        _plot("Labels bought", lambda ax: _labels(ax, history)),
-        _plot("Energy error on held-out frames", lambda ax: _errors(ax, history, "energy_rmse_meV_atom")),
-        _plot("Force error on held-out frames", lambda ax: _errors(ax, history, "force_rmse_meV_A")),
-        _plot("Uncertainty of candidates", lambda ax: _uncertainty(ax, history, thresholds)),
-        _plot("Trajectory lengths", lambda ax: _lengths(ax, history)),
-        _plot("Why trajectories ended", lambda ax: _stops(ax, history)),
+        plot("Labels bought", lambda ax: _labels(ax, history)),
+        plot("Energy error on held-out frames", lambda ax: _errors(ax, history, "energy_rmse_meV_atom")),
+        plot("Force error on held-out frames", lambda ax: _errors(ax, history, "force_rmse_meV_A")),
+        plot("Uncertainty of candidates", lambda ax: _uncertainty(ax, history, thresholds)),
+        plot("Trajectory lengths", lambda ax: _lengths(ax, history)),
+        plot("Why trajectories ended", lambda ax: _stops(ax, history)),
     ]
     for stage, result in sorted(history.evaluations.items()):
         names = history.stage_names
@@ -118,16 +118,17 @@ def all_plots(history: History, thresholds: Mapping[int, tuple[float, float]]) -
 
 def _evaluation_plots(result: Mapping[str, Any], of: str) -> Iterator[Plot]:
     parity = dict(result.get("parity", {}))
-    yield _plot(f"Energies, model against reference{of}", lambda ax: _parity(ax, parity, "energy_eV_atom", "eV/atom"))
-    yield _plot(f"Forces, model against reference{of}", lambda ax: _parity(ax, parity, "force_eV_A", "eV/Å"))
+    yield plot(f"Energies, model against reference{of}", lambda ax: _parity(ax, parity, "energy_eV_atom", "eV/atom"))
+    yield plot(f"Forces, model against reference{of}", lambda ax: _parity(ax, parity, "force_eV_A", "eV/Å"))
     for symbol, element in dict(result.get("elements", {})).items():
         curves = dict(element.get("curves", {}))
         base = str(element.get("relative_to", ""))
-        yield _plot(f"Cold curves of {symbol}{of}", partial(_cold_curves, curves=curves, base=base))
-        yield _plot(f"Cold curves of {symbol}, near the minima{of}", partial(_minima, curves=curves, base=base))
+        yield plot(f"Cold curves of {symbol}{of}", partial(_cold_curves, curves=curves, base=base))
+        yield plot(f"Cold curves of {symbol}, near the minima{of}", partial(_minima, curves=curves, base=base))
 
 
-def _plot(title: str, draw: Draw) -> Plot:
+def plot(title: str, draw: Draw) -> Plot:
+    """One picture that has one pair of axes."""
     with _figure() as figure:
         axes = figure.subplots()
         try:
@@ -137,13 +138,22 @@ def _plot(title: str, draw: Draw) -> Plot:
         return Plot(title, _svg(figure, title), caption)
 
 
+def panels(title: str, count: int, draw: Callable[[Axes, int], None], caption: str, columns: int = 5) -> Plot:
+    """One wide picture of many small ones, drawn by number."""
+    rows = -(-count // columns)
+    with _figure(2 * _WIDTH, 1.2 * rows + 0.3) as figure:
+        for k in range(count):
+            draw(figure.add_subplot(rows, columns, k + 1), k)
+        return Plot(title, _svg(figure, title), caption)
+
+
 @contextmanager
-def _figure() -> Iterator[Figure]:
+def _figure(width: float = _WIDTH, height: float = _HEIGHT) -> Iterator[Figure]:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     with mpl.rc_context(_RC):
-        yield Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
+        yield Figure(figsize=(width, height), layout="constrained")
 
 
 def _svg(figure: Figure, title: str) -> str:

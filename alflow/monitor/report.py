@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, Final
@@ -45,16 +45,21 @@ def page(history: History, stand: Status, run_dir: Path, accounts: list[Section]
     parts = [
         _head(history, stand),
         _tiles(history, stand),
-        _tables(sections(history)[1:]),  # the tiles say what the campaign bought
-        _figures("Model against reference", judged),
-        _figures("The campaign", over_time),
-        _tables(accounts),
+        _judged(sections(history)[1:]),  # the tiles say what the campaign bought
+        figures("Model against reference", judged),
+        figures("The campaign", over_time),
+        tables(accounts),
         _failures(history),
         _workflow(run_dir),
         _amendments(history),
         _versions(history),
     ]
-    return _PAGE.format(title=escape(stand.name), style=_STYLE, body="\n".join(p for p in parts if p))
+    return document(stand.name, parts)
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+    """A whole HTML text of parts that are HTML; empty ones are left out."""
+    return _PAGE.format(title=escape(title), style=_STYLE, body="\n".join(p for p in parts if p))
 
 
 def thresholds(run_dir: Path, history: History) -> dict[int, tuple[float, float]]:
@@ -113,9 +118,14 @@ def _first(order: Mapping[str, Any]) -> str:
     return str(order["reference"][0]) if order.get("reference") else "none"
 
 
-def _tables(parts: list[Section]) -> str:
+def _judged(parts: Sequence[Section]) -> str:
     if not parts:
         return "<p class=note>The potential has not been held against its reference (yet).</p>"
+    return tables(parts)
+
+
+def tables(parts: Sequence[Section]) -> str:
+    """Tables side by side, as HTML."""
     return "<section class=tables>" + "".join(_table(part) for part in parts) + "</section>"
 
 
@@ -138,11 +148,12 @@ def _lines(text: str) -> str:
     return "<br>".join(escape(line) for line in text.split("\n"))
 
 
-def _figures(title: str, plots: list[Plot]) -> str:
+def figures(title: str, plots: Sequence[Plot]) -> str:
+    """Pictures under a title, as HTML; nothing if there are none."""
     if not plots:
         return ""
-    figures = "".join(_figure(plot) for plot in plots)
-    return f"<section><h2>{escape(title)}</h2><div class=figures>{figures}</div></section>"
+    found = "".join(_figure(plot) for plot in plots)
+    return f"<section><h2>{escape(title)}</h2><div class=figures>{found}</div></section>"
 
 
 def _figure(plot: Plot) -> str:

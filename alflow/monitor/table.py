@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,12 +53,17 @@ def final_table(run_dir: Path) -> RenderableType:
         RunError: there is no run.
         JournalError: its journal is damaged.
     """
+    return drawn(sections(History.read(run_dir, whole=False)))
+
+
+def drawn(parts: Sequence[Section]) -> RenderableType:
+    """Tables for the terminal."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     tables: list[RenderableType] = []
-    for section in sections(History.read(run_dir, whole=False)):
+    for section in parts:
         table = Table(title=section.title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
         for i, column in enumerate(section.columns):
             table.add_column(column, justify="right" if i else "left", header_style="dim")

@@ -5,6 +5,8 @@ Energies are in eV, forces in eV/angstrom, stress in eV/angstrom^3 with tension 
 
 from __future__ import annotations
 
+import gzip
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from ase import Atoms
     from pymatgen.core import Structure
 
+_XYZ: Final = {".xyz", ".extxyz"}
 _SCALARS: Final = (bool, int, float, str, np.generic)
 
 
@@ -175,13 +178,20 @@ def read_file(path: Path, index: str = ":") -> Shard:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
-        found = read(path, index=index)
+        compressed = path.suffix == ".gz" and path.with_suffix("").suffix in _XYZ
+        found = read(_unpacked(path), index=index, format="extxyz") if compressed else read(path, index=index)
     except Exception as exc:
         raise DataError(f"{path}: cannot be read as structures ({index=}): {type(exc).__name__}: {exc}") from exc
     structures = found if isinstance(found, list) else [found]
     if not structures:
         raise DataError(f"{path}: holds no structures ({index=})")
     return labelled_from_ase(structures, f"{path}: structure")
+
+
+def _unpacked(path: Path) -> io.StringIO:
+    """The text of a compressed file; ase goes back and forth in it, which costs a pass over the whole each time."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return io.StringIO(file.read())
 
 
 def write_file(path: Path, shard: Shard) -> None:
@@ -192,7 +202,7 @@ def write_file(path: Path, shard: Shard) -> None:
     Raises:
         DataError: ase has no writer for it, or it cannot hold these structures.
     """
-    if path.suffix in {".xyz", ".extxyz"}:
+    if path.suffix in _XYZ:
         with written_whole(path) as draft:
             draft.write_text(extxyz(shard), encoding="utf-8")
         return

@@ -11,7 +11,7 @@ import pytest
 from alflow.cli import app
 from alflow.errors import CampaignError, SpecError
 
-VERBS = ("check", "submit", "resume", "status", "stop", "report", "dashboard", "explain", "doctor")
+VERBS = ("check", "submit", "resume", "status", "stop", "report", "dashboard", "compare", "explain", "doctor")
 
 
 def alflow(*words, cwd=None, **env):

@@ -1,0 +1,82 @@
+import json
+
+import numpy as np
+import pytest
+
+from alflow.cli.app import run
+from alflow.core.labels import Theory
+from alflow.store.convert import write_file
+from alflow.store.shards import Shard, write_shard
+from alflow.testing.toy_data import toy_frames
+from alflow.testing.toy_physics import morse
+
+FEW = ("--twojmax", "4", "--cutoff", "4")
+
+
+def shard(frames, **columns):
+    return Shard(frames, columns, morse(frames), Theory("toy"))
+
+
+@pytest.fixture
+def sets(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+    wild = toy_frames(20, 1, rattle_A=0.7)
+    write_shard(tmp_path / "run" / "dataset" / "0-000000.h5", shard(toy_frames(20, 0, rattle_A=0.15)))
+    write_file(tmp_path / "wild.extxyz", shard(wild, group=np.repeat(["melt", "g<as>"], 10)))
+    return tmp_path
+
+
+def test_it_prints_tables_and_writes_a_page_and_json(sets, capsys):
+    assert run(["compare", "wild.extxyz", "run", *FEW, "--out", "report"]) == 0
+    out = capsys.readouterr().out
+    for words in ("Breadth in descriptor space", "at least 5x in variance", "Groups of A", "melt", "(no group)"):
+        assert words in out
+    found = json.loads((sets / "report" / "compare.json").read_text())
+    assert found["elements"]["Al"]["A_in_B"]["axes"]["broader"] > 10
+    page = (sets / "report" / "compare.html").read_text()
+    assert page.count("<svg") == 6  # energies, two of breadth, two of principal components, one of all histograms
+    assert "g&lt;as&gt;" in page
+    assert "g<as>" not in page
+    assert "ZCA" in page
+
+
+def test_json_is_all_that_is_printed(sets, capsys):
+    assert run(["compare", "wild.extxyz", "run", *FEW, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == json.loads((sets / "compare.json").read_text())
+    assert found["descriptor"] == {"kind": "bispectrum", "twojmax": 4, "cutoff_A": 4.0}
+    assert found["sets"]["A"]["name"] == "wild.extxyz"
+
+
+def test_sets_without_energies_or_breadth_have_a_page_too(sets):
+    write_shard(sets / "bare.h5", Shard(toy_frames(1, n_atoms=1)))
+    assert run(["compare", "bare.h5", "run", *FEW]) == 0
+    page = (sets / "compare.html").read_text()
+    assert "no frame to compare in" in page
+    assert "nothing to show" in page
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("nowhere", "run"), "nowhere: no such file or folder"),
+        (("wild.extxyz", "empty"), "holds no shards"),
+        (("wild.extxyz", "copper.extxyz"), "hold different elements: Al and Cu"),
+        (("wild.extxyz", "run", "--cutoff", "nan"), "rcutfac_A and radii must be positive"),
+        (("wild.extxyz", "run", "--cutoff", "0"), "rcutfac_A and radii must be positive"),
+        (("wild.extxyz", "run", "--twojmax", "-1"), "--twojmax"),
+        (("wild.extxyz", "run", "--out", "wild.extxyz"), "is a file, expected a folder"),
+    ],
+)
+def test_bad_input_is_one_message_and_changes_nothing(sets, capsys, words, said):
+    (sets / "empty").mkdir()
+    copper = toy_frames(3)
+    copper.numbers[:] = 29
+    write_file(sets / "copper.extxyz", shard(copper))
+    before = sorted(sets.rglob("*"))
+    assert run(["compare", *words]) == 2
+    told = capsys.readouterr()
+    assert said in told.err
+    assert told.out == ""
+    assert sorted(sets.rglob("*")) == before
