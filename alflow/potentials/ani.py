@@ -12,6 +12,7 @@ from alflow.core.frames import Frames, Ints
 from alflow.errors import DataError, InputError
 from alflow.interfaces import Capability, FitReport, Halt, Model, never, part
 from alflow.numerics.aev import AevSettings
+from alflow.potentials._nets_check import check_elements, check_hidden, check_positive, check_training
 
 if TYPE_CHECKING:
     from alflow.potentials._nets_fit import Recipe
@@ -102,33 +103,16 @@ class Part:
         object.__setattr__(self, "members_per_task", group)
 
     def check(self, elements: frozenset[str]) -> None:
-        for name in _POSITIVE:
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(name, f"expected a positive number, got {value}")
-        for name in ("energy_weight", "force_weight_A", "stress_weight"):
-            if not getattr(self, name) >= 0:
-                raise InputError(name, f"expected zero or more, got {getattr(self, name)}")
-        if not self.energy_weight + self.force_weight_A > 0:
-            raise InputError("energy_weight", "energy_weight and force_weight_A are both zero: nothing to fit")
+        check_positive(self, _POSITIVE)
+        check_training(self)
         if not self.r_start_A < self.angular_cutoff_A <= self.radial_cutoff_A:
             raise InputError(
                 "angular_cutoff_A",
                 f"expected r_start_A < angular_cutoff_A <= radial_cutoff_A, "
                 f"got {self.r_start_A}, {self.angular_cutoff_A}, {self.radial_cutoff_A}",
             )
-        if not self.hidden or min(self.hidden) < 1:
-            raise InputError("hidden", f"expected one width or more, each at least 1, got {list(self.hidden)}")
-        if not self.min_lr <= min(self.lr, self.warm_lr):
-            raise InputError("min_lr", f"expected at most lr and warm_lr, got {self.min_lr}")
-        strange = sorted(s for s in {*self.elements, *elements} if atomic_numbers.get(s, 0) < 1)
-        if strange:
-            raise InputError("elements", f"not chemical symbols: {', '.join(strange)}")
-        if len(set(self.elements)) < len(self.elements):
-            raise InputError("elements", f"expected each element once, got {', '.join(self.elements)}")
-        absent = sorted(elements - set(self.elements)) if self.elements else []
-        if absent:
-            raise InputError("elements", f"the structures hold {', '.join(absent)} too", "add them, or leave it out")
+        check_hidden(self.hidden)
+        check_elements(self.elements, elements)
 
     def descriptors(self, numbers: Ints | Sequence[int]) -> AevSettings:
         """Settings of the descriptors for these atomic numbers, or for `elements` where given.
@@ -194,7 +178,4 @@ class Part:
         return read_neurochem(path)
 
 
-_POSITIVE = (
-    *("n_radial", "n_angular", "n_angles", "eta_radial_per_A2", "eta_angular_per_A2", "zeta", "r_start_A"),
-    *("members", "lr", "warm_lr", "min_lr", "patience", "batch", "max_epochs", "cache_GB", "checkpoint_s"),
-)
+_POSITIVE = ("n_radial", "n_angular", "n_angles", "eta_radial_per_A2", "eta_angular_per_A2", "zeta", "r_start_A")
