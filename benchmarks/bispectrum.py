@@ -208,7 +208,7 @@ def main() -> None:
     if args.worker:
         worker(json.loads(args.worker))
         return
-    begun = machine()
+    begun, busy = machine(), os.getloadavg()[0] > 0.5
     head = ["cores", "2J", "neighbours", *(f"{kind}: {x}" for kind in KINDS for x in ("alflow", "LAMMPS", "ratio"))]
     lines = [" | ".join(head), " | ".join("---" for _ in head)]
     print(begun, *lines, sep="\n")
@@ -227,10 +227,10 @@ def main() -> None:
                 lines.append(" | ".join([str(cores), str(twojmax), f"{r['neighbors']:.0f}", *cells]))
                 print(lines[-1], flush=True)
     if args.out:
-        report(args, begun, lines)
+        report(args, begun, lines, busy=busy)
 
 
-def report(args: argparse.Namespace, begun: str, lines: list[str]) -> None:
+def report(args: argparse.Namespace, begun: str, lines: list[str], *, busy: bool) -> None:
     """Write the table with what it takes to repeat it."""
     command = f"python benchmarks/bispectrum.py --rounds {args.rounds} --seconds {args.seconds:g} --cells {args.cells}"
     command += f" --cores {' '.join(map(str, args.cores))} --out {args.out}"
@@ -240,6 +240,7 @@ def report(args: argparse.Namespace, begun: str, lines: list[str]) -> None:
         f"`{command}`",
         "",
         f"At the start: {begun}. At the end: load {', '.join(f'{x:.1f}' for x in os.getloadavg())}.",
+        *(["Other work ran at the same time: provisional, on two cores above all."] if busy else []),
         "Atoms per second; processor time on one core, time of the clock on two.",
         f"Medians of {args.rounds} rounds in which the two take turns; ratios are medians of those in a round.",
         "Energies and forces of both agree to 1e-8 of the largest in every round.",

@@ -24,6 +24,7 @@ from alflow.core.frames import Floats, Frames, Ints
 from alflow.errors import DataError
 from alflow.numerics import bispectrum_kernels as kernels
 from alflow.numerics import bispectrum_tables as tables
+from alflow.numerics.bispectrum_coupling_kernels import components
 from alflow.numerics.lanes import LANES
 from alflow.numerics.neighbors import Neighbors
 from alflow.numerics.species import species_index
@@ -146,23 +147,6 @@ def evaluate(
     return b, *_gradients(frames, neighbors, c, known, u, respond(b))
 
 
-def jacobian(settings: BispectrumSettings, frames: Frames, neighbors: Neighbors) -> tuple[Floats, Floats, Floats]:
-    """Descriptors, and all their derivatives: for many products with those of the same frames.
-
-    Returns:
-        features (n_atoms, n_features), NaN where a frame has no list; derivatives of those of the first atom of each
-        pair by its vector to the second, (n_pairs, 3, n_features); and these vectors in angstrom, (n_pairs, 3).
-    """
-    c, known = constants(settings), batch(settings, frames, neighbors)
-    u = _expansion(known, c)
-    slopes = np.zeros((neighbors.n_pairs, 3, settings.n_features))
-    spread(kernels.jacobian, len(u), known, c, u, slopes)
-    i = neighbors.i
-    moved = np.einsum("pa,pab->pb", neighbors.shift, frames.cell[frames.frame_of_atom[i]])
-    vectors: Floats = frames.positions[neighbors.j] - frames.positions[i] + moved
-    return _components(frames, neighbors, c, u), slopes, vectors
-
-
 def _expansion(known: tuple[NDArray[Any], ...], c: kernels.Constants) -> Floats:
     """U of all atoms, eight of them side by side: (n_groups, n_half, 2, 8)."""
     n_groups = -(-len(known[0]) // LANES)
@@ -173,7 +157,7 @@ def _expansion(known: tuple[NDArray[Any], ...], c: kernels.Constants) -> Floats:
 
 def _components(frames: Frames, neighbors: Neighbors, c: kernels.Constants, u: Floats) -> Floats:
     out = np.empty((frames.n_atoms, len(c.base)))
-    spread(kernels.components, len(u), u, c, out)
+    spread(components, len(u), u, c, out)
     out[~neighbors.valid[frames.frame_of_atom]] = np.nan
     return out
 

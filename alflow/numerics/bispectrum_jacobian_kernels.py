@@ -7,16 +7,8 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 
-from alflow.numerics.bispectrum_kernels import (
-    all_dots,
-    all_duals,
-    complete,
-    expand_atom,
-    forces,
-    longest,
-    surroundings,
-    work_arrays,
-)
+from alflow.numerics.bispectrum_coupling_kernels import all_duals, complete
+from alflow.numerics.bispectrum_kernels import all_dots, expand_atom, forces, longest, surroundings, work_arrays
 from alflow.numerics.lanes import LANES
 from alflow.numerics.vector_math import OUTER
 

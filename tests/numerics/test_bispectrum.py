@@ -162,24 +162,6 @@ def test_torch_is_the_same(name):
         np.testing.assert_allclose(have, expected.detach().numpy(), rtol=1e-10, atol=1e-13 * largest)
 
 
-@pytest.mark.parametrize("name", ["4", "7"])
-def test_jacobian_makes_the_same_products(name):
-    settings = CASES[name]
-    frames = cases_of(settings)
-    pairs = neighbor_list(frames, settings.cutoff_A + 0.5)
-    g = np.random.default_rng(6).normal(size=(frames.n_atoms, settings.n_features))
-    b, slopes, vectors = bispectrum.jacobian(settings, frames, pairs)
-    of_pairs = np.einsum("pck,pk->pc", slopes, g[pairs.i])
-    grad, virial = np.zeros((frames.n_atoms, 3)), np.zeros((len(frames), 3, 3))
-    np.add.at(grad, pairs.j, of_pairs)
-    np.add.at(grad, pairs.i, -of_pairs)
-    np.add.at(virial, frames.frame_of_atom[pairs.i], of_pairs[:, :, None] * vectors[:, None])
-    want = bispectrum.evaluate(settings, frames, pairs, lambda _: g)
-    for have, expected in zip((b, grad, virial), want, strict=True):
-        np.testing.assert_allclose(have, expected, rtol=1e-10, atol=1e-12 * np.abs(expected).max())
-    assert not slopes[np.linalg.norm(vectors, axis=1) > settings.cutoff_A].any()
-
-
 # ---- derivatives ---------------------------------------------------------------------------------------------------
 
 
