@@ -22,9 +22,9 @@ _DASH: Final = "–"
 _COLOURS: Final = (BLUE, VERMILION)
 _SIDES: Final = ("A", "B")
 _BREADTH_NOTE: Final = (
-    "In the frame where the other set has mean 0 and unit covariance by the ZCA transformation. Axes are those of the "
-    "frame, one for each component; principal axes are the set's own there. Five times broader is meant of the "
-    "variance; that of the deviation is given beside it."
+    "In the frame where the other set has mean 0 and unit covariance by the ZCA transformation: along the set's own "
+    "principal axes there, and along the axes of the frame, one for each component. Five times in variance and "
+    "in deviation: the paper that counts so does not say which."
 )
 
 
@@ -77,7 +77,7 @@ def _breadths(symbol: str, element: Mapping[str, Any], several: bool) -> Section
         ("  linearly independent", *(_cell(s, "rank") for s in (a, b))),
         ("  directions of no width there, but here", *(_cell(s, "dimensions_only_here") for s in (a, b))),
     ]
-    for key, where in (("axes", "axes of the frame"), ("principal_axes", "principal axes")):
+    for key, where in (("principal_axes", "principal axes"), ("axes", "axes of the frame")):
         counts = [s.get(key) or {} for s in (a, b)]
         rows += [
             (f"{where}: broader", *(_whole(c.get("broader")) for c in counts)),
@@ -155,8 +155,8 @@ def _variances(ax: Axes, side: Mapping[str, Any]) -> str:
     if "problem" in side:
         raise NothingToShowError(side["problem"])
     for key, colour, marker, name in (
-        ("variance_along_axes", BLUE, "o", "axes"),
-        ("variance_along_principal_axes", MUTED, "x", "principal axes"),
+        ("variance_along_principal_axes", BLUE, "o", "principal axes"),
+        ("variance_along_axes", MUTED, "x", "axes of the frame"),
     ):
         values = np.sort(np.array(side[key]))[::-1]
         ax.plot(np.arange(1, len(values) + 1), np.maximum(values, 1e-12), marker, color=colour, label=name)
@@ -164,9 +164,9 @@ def _variances(ax: Axes, side: Mapping[str, Any]) -> str:
     ax.axhline(5, color=INK, linewidth=0.8, linestyle=":")
     ax.set(xlabel="dimension, the broadest first", ylabel="variance, the other set's is 1", yscale="log")
     ax.legend()
-    counts = side["axes"]
+    counts = side["principal_axes"]
     return (
-        f"Broader along {counts['broader']} of {side['dimensions']} axes, at least 5 times in variance along "
+        f"Broader along {counts['broader']} of {side['rank']} principal axes, at least 5 times in variance along "
         f"{counts['broader_5x_variance']}, narrower along {counts['narrower']}."
     )
 

@@ -80,9 +80,19 @@ class SnapModel:
         return self.predict_members(frames, forces=False, stress=stress).mean
 
     def predict_members(self, frames: Frames, *, forces: bool, stress: bool = False) -> MemberLabels:
+        return self._evaluated(frames, forces=forces, stress=stress)[0]
+
+    def predict_features(self, frames: Frames, *, stress: bool = False) -> tuple[Labels, Floats]:
+        """What `predict` and `features` give, from one pass."""
+        found, b = self._evaluated(frames, forces=False, stress=stress)
+        return found.mean, self._basis(b)
+
+    def _evaluated(self, frames: Frames, *, forces: bool, stress: bool) -> tuple[MemberLabels, Floats]:
+        """What the members say, and the descriptors of every atom."""
         each = np.zeros((self.n_members, frames.n_atoms, 3)) if forces else None
         if not len(frames):
-            return MemberLabels(Labels.missing(frames, stress), np.zeros((self.n_members, 0)), each)
+            nothing = MemberLabels(Labels.missing(frames, stress), np.zeros((self.n_members, 0)), each)
+            return nothing, np.zeros((0, self.settings.n_features))
         element, neighbors = self.settings.species_index(frames.numbers).astype(np.int64), self._cache.update(frames)
         atomic = np.empty((self.n_members, frames.n_atoms))
         kept: list[Floats] = []
@@ -100,7 +110,7 @@ class SnapModel:
                 slope = form.slope(kept[0], element)
                 each[k] = -bispectrum.vjp(self.settings, frames, neighbors, slope)[0]
         found = MemberLabels(Labels(energy.mean(0), -grad, strain if stress else None), energy, each)
-        return self._finished(found, frames, neighbors)
+        return self._finished(found, frames, neighbors), kept[0]
 
     def _finished(self, found: MemberLabels, frames: Frames, neighbors: Neighbors) -> MemberLabels:
         """With the repulsion, and stress instead of derivatives by strain."""
@@ -120,8 +130,10 @@ class SnapModel:
     def features(self, frames: Frames) -> Floats:
         """Descriptors of every atom, and their products if the potential has them, (n_atoms, n_features)."""
         if not len(frames):
-            return np.zeros((0, self.mean.coefficients.shape[1] - 1))
-        b = bispectrum.features(self.settings, frames, self._cache.update(frames))
+            return self._basis(np.zeros((0, self.settings.n_features)))
+        return self._basis(bispectrum.features(self.settings, frames, self._cache.update(frames)))
+
+    def _basis(self, b: Floats) -> Floats:
         return np.hstack([b, products(b)]) if self.mean.quadratic else b
 
     def pair_style(self, folder: Path) -> Sequence[str]:

@@ -2,10 +2,10 @@
 
 After Montes de Oca Zapiain et al., Training data selection for accuracy and transferability of interatomic potentials
 (2022): in the frame where one set has mean zero and unit covariance, by a ZCA transformation, in how many dimensions
-is the other broader, and in how many at least five times. The paper leaves open whether a dimension is an axis of that
-frame or a principal axis of the other set, and whether five times is of the variance or of the standard deviation. It
-compares covariances, and it is ZCA that gives axes a meaning; so what counts here are variances along the axes of the
-frame. The others are given beside them.
+is the other broader, and in how many at least five times. The paper leaves open whether its dimensions are the axes of
+that frame, one a component, or the principal axes of the other set there, and whether five times is of the variance or
+of the standard deviation. All are given. What counts first are variances along principal axes: they are the same for
+every way to whiten, and tell of narrow directions that lie between the axes, where a broad set looks broad on all.
 """
 
 from __future__ import annotations

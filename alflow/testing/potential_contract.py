@@ -20,7 +20,7 @@ import pytest
 from alflow.core.frames import Floats, Frames
 from alflow.core.labels import Labels
 from alflow.errors import AlflowError, DataError, ResourceError, UnphysicalError
-from alflow.interfaces import Capability, FitReport, HasMembers, Model, Potential
+from alflow.interfaces import Capability, FitReport, HasFeatures, HasMembers, Model, Potential, PredictsWithFeatures
 from alflow.numerics.statistics import label_errors
 from alflow.store.dataset import Dataset
 from alflow.testing.morse import morse_dataset
@@ -288,6 +288,21 @@ class PotentialContract:
         squeezed = data.frames.moved(data.frames.positions * 0.75, data.frames.cell * 0.75)
         known, strange = (model.predict_members(f, forces=False).energy.std(0) for f in (data.frames, squeezed))
         assert np.median(strange) > np.median(known)
+
+    def test_features_are_rows_of_atoms_and_come_with_predictions(self, model: Model, data: Dataset) -> None:
+        """Every atom has a row; a frame's rows do not depend on its batch; one pass gives what two give."""
+        if Capability.FEATURES not in self.part.provides:
+            pytest.skip("no features")
+        assert isinstance(model, HasFeatures)
+        rows = model.features(data.frames)
+        assert rows.shape == (data.frames.n_atoms, model.features(Frames.empty()).shape[1])
+        alone = np.concatenate([model.features(f) for f in data.frames])
+        np.testing.assert_allclose(alone, rows, rtol=1e-7, atol=1e-9)
+        if isinstance(model, PredictsWithFeatures):
+            labels, same = model.predict_features(data.frames, stress=True)
+            np.testing.assert_allclose(same, rows, rtol=1e-9, atol=1e-12)
+            self._equal(data.frames, model.predict(data.frames), labels)
+            assert model.predict_features(data.frames)[0].stress is None
 
     def _equal(self, frames: Frames, want: Labels, got: Labels) -> None:
         np.testing.assert_allclose(got.energy / frames.sizes, want.energy / frames.sizes, atol=self.same)

@@ -4,6 +4,7 @@ import pytest
 from alflow.core.frames import Frames
 from alflow.errors import DataError, InputError, UnphysicalError
 from alflow.numerics.maxvol import TOLERANCE
+from alflow.potentials import snap
 from alflow.store.dataset import Dataset
 from alflow.testing.toy_data import toy_dataset, toy_frames, toy_model
 from alflow.testing.toy_physics import morse
@@ -22,6 +23,22 @@ class TestPerFrame(UncertaintyContract):
     @pytest.fixture
     def data(self):
         return toy_dataset(40)
+
+
+class TestOfSnap(UncertaintyContract):
+    """A real potential with features, and predictions from the same pass."""
+
+    part = Part()
+
+    @pytest.fixture
+    def data(self):
+        return toy_dataset(12)
+
+    @pytest.fixture
+    def model(self, tmp_path, data):
+        potential = snap.Part(twojmax=4, cutoff_A=4.7)
+        report = potential.fit(data, range(1), 0, tmp_path / "snap")
+        return potential.load([tmp_path / "snap" / name for name in report.files])
 
 
 class TestWithoutRoomForRows(UncertaintyContract):
