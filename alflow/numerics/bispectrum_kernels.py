@@ -5,15 +5,15 @@ What saves work:
 - Polynomials. U_J[k, l] is ``sqrt(k! (J - k)! / (l! (J - l)!))`` times the coefficient of t^k in
   ``(a - b* t)^(J - l) (b + a* t)^l``, where ``g = [[a, b], [-b*, a*]]``: one complex multiplication by each factor
   gives the next level, and the square roots are applied once an atom, not once a neighbour. Columns l <= J / 2 are
-  enough, for ``U_J[J - k, J - l] = (-1)^(k - l) U_J[k, l]*``. A chain of levels with the same l needs no memory.
+  enough, for ``U_J[J - k, J - l] = (-1)^(k - l) U_J[k, l]*``.
 - Eight neighbours at once in that part, eight atoms at once where the U_J of an atom are coupled; see
   `alflow.numerics.lanes`.
 - One contraction an atom: Y = d(g . B) / dU, and then each neighbour costs the same whatever the number of components.
 - Rotations instead of derivatives. A neighbour that moves turns its g, ``dg = -i omega.sigma g``, and so its U_J by
   the generators S of the rotations: ``Y . dU = omega . (i S Y) . U``. The three i S Y are made once an atom, so
   that a neighbour takes four scalar products with its U_J (one for the cutoff function) and no derivative of U_J.
-- The gradient of a pair is stored with the pair and collected through the reverse pair: threads never write to the
-  same atom, and sums do not depend on their number.
+- The gradient of a pair is stored with the pair and collected through the reverse pair, and rows are summed frame by
+  frame: threads never write to the same atom, and sums do not depend on their number.
 """
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 # ruff: noqa: ANN001, ANN201, D403

@@ -6,6 +6,7 @@ A quantum number j is counted by J = 2j, and its projections m by k = j + m and 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
 from math import factorial, sqrt
 from typing import NamedTuple
@@ -49,8 +50,10 @@ def clebsch_gordan(J1: int, J2: int, J: int) -> Floats:
             k = k1 + k2 - a
             if 0 <= k <= J:
                 norm = sqrt(triangle * f(k1) * f(J1 - k1) * f(k2) * f(J2 - k2) * f(k) * f(J - k))
-                out[k1, k2] = norm * sum(
-                    (-1) ** z / (f(z) * f(a - z) * f(J1 - k1 - z) * f(k2 - z) * f(c - k2 + z) * f(b - J1 + k1 + z))
+                out[k1, k2] = norm * sum(  # exact, for the signs alternate
+                    Fraction(
+                        (-1) ** z, f(z) * f(a - z) * f(J1 - k1 - z) * f(k2 - z) * f(c - k2 + z) * f(b - J1 + k1 + z)
+                    )
                     for z in range(max(0, k2 - c, J1 - k1 - b), min(a, J1 - k1, k2) + 1)
                 )
     return out

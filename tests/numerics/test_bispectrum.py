@@ -147,7 +147,7 @@ def test_rows_equal_lammps(lammps, name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_torch_is_the_same(name):
-    """The kernels and torch share no formula but the Clebsch-Gordan coefficients; every atom has its own weights."""
+    """Its gradients come by autograd from the pairs on; every atom has its own weights."""
     settings = CASES[name]
     frames = cases_of(settings, seed=2)
     pairs = neighbor_list(frames, settings.cutoff_A)
