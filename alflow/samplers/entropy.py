@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal
 
@@ -29,6 +30,7 @@ Steps = Annotated[int, Field(ge=1)]
 
 _REPULSION: Final = 0.8
 _CONTACT: Final = 0.7
+_ATOMS: Final = 8192
 _STRENGTH: Final = 7  # a stream of random numbers of one trajectory: those of its run are others
 
 
@@ -123,7 +125,7 @@ class Part:
         workdir: Path,  # noqa: ARG002 -- writes nothing
         halt: Halt = never,
     ) -> Harvest:
-        seeds, offset = rng.integers(2**63, size=len(start)), rng.random()
+        offset, seeds = rng.random(), rng.integers(2**63, size=len(start))
         steps = np.floor(offset + self.maximize_fraction * np.arange(len(start) + 1))
         draws = np.array([np.random.default_rng([int(s), _STRENGTH]).random() for s in seeds])
         low, high = np.log(self.K_eV)
@@ -136,14 +138,14 @@ class Part:
         Raises:
             InputError: `avoid` cannot be read.
         """
-        try:
-            old = None if self.avoid is None else read_file(self.avoid).frames
-        except DataError as exc:
-            raise InputError("avoid", str(exc), "give a file of structures that ase can read") from exc
-        frames = start if old is None else Frames.concat([start, old])
-        settings, ruler, known = self._descriptors(frames), metric(self.metric, self.twojmax, self.cutoff_A), None
-        if old is not None:
-            known = Known(metered(features(settings, old, neighbor_list(old, self.cutoff_A)), ruler), old.numbers)
+        ruler, known = metric(self.metric, self.twojmax, self.cutoff_A), None
+        frames = start
+        if self.avoid is not None:
+            stat = self.avoid.stat()
+            old = _read(self.avoid, stat.st_mtime_ns, stat.st_size)
+            frames = Frames.concat([start, old])
+            known = _known(old, self._descriptors(frames), ruler)
+        settings = self._descriptors(frames)
         return EntropyPotential(settings, ruler, self.floor, self.repulsion_eV, known, self.across_batch)
 
     def _descriptors(self, frames: Frames) -> BispectrumSettings:
@@ -165,3 +167,24 @@ class Part:
         if self.min_distance_A is not None:
             return np.full(frames.n_atoms, self.min_distance_A / 2)
         return _CONTACT * self.reach_A(frames)
+
+
+@lru_cache(maxsize=1)
+def _read(path: Path, mtime_ns: int, size: int) -> Frames:  # noqa: ARG001 -- of the file as it is now
+    """Structures of a file, kept for the next task of this process.
+
+    Raises:
+        InputError: they cannot be read.
+    """
+    try:
+        return read_file(path).frames
+    except DataError as exc:
+        raise InputError("avoid", str(exc), "give a file of structures that ase can read") from exc
+
+
+def _known(frames: Frames, settings: BispectrumSettings, ruler: Floats) -> Known:
+    """Their environments, without those that cannot be described."""
+    parts = [metered(features(settings, f, neighbor_list(f, settings.cutoff_A)), ruler) for f in frames.batches(_ATOMS)]
+    rows = np.concatenate(parts)
+    good = np.isfinite(rows).all(axis=1)
+    return Known(rows[good], frames.numbers[good])

@@ -71,7 +71,7 @@ def test_a_small_cell_is_ordered_to_the_floor():
 
 
 def test_a_trajectory_does_not_depend_on_its_batch(start):
-    part = Part(K_eV=(0.05, 0.05), maximize_fraction=1.0, **QUICK)
+    part = Part(**QUICK)
     whole = sample(part, start)
     few = sample(part, start.take(np.arange(4)))
     pick = np.flatnonzero(whole.origin < 4)
@@ -225,6 +225,14 @@ def test_alloys_keep_their_elements_apart():
     assert set(h.stops) == {Stop.COMPLETED}
     assert part.potential(start).descriptors.weights == (0.7, 1.0)
     same_harvest(h, sample(part, start))
+
+
+def test_what_elements_others_have_does_not_matter():
+    pure = RandomCell(species={"Al": 1}, edge_A=(4, 5), density_g_cm3=(2, 2.5), min_distance_A=2.2)
+    mixed = RandomCell(species={"Ni": 1, "Al": 1}, edge_A=(3, 5), density_g_cm3=(3, 4.5), min_distance_A=1.9)
+    start = Frames.concat([b.build(2, np.random.default_rng(0)) for b in (pure, mixed)])
+    part = Part(weights={"Ni": 1.0, "Al": 0.7}, cutoff_A=4.2, **QUICK)
+    assert sample(part, start).candidates.ids()[:2] == sample(part, start.take([0, 1])).candidates.ids()
 
 
 @pytest.mark.parametrize(
