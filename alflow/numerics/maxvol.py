@@ -35,8 +35,8 @@ FLOOR: Final = 1e-6
 UNFILLED: Final = -1
 """The source of a place that no row has taken."""
 _BLOCK_BYTES: Final = 4 << 20
-_REFRESH: Final = 64
-"""Swaps after which the inverse is computed anew."""
+_REFRESH: Final = 64, 4
+"""Swaps after which the inverse is computed anew: so many, or one for every so many columns if that is more."""
 _MOST_SWAPS: Final = 200
 """Of one block, for each place."""
 
@@ -156,8 +156,9 @@ class ActiveSet:
     def _swapped(self, rows: Floats, source: Ints, threshold: float) -> ActiveSet:
         """Swap until the grades of `rows` are at most `threshold`, in their own coefficients as they are then."""
         active, names, inverse, total = self.rows.copy(), self.source.copy(), self.inverse, 0
+        most = max(_REFRESH[0], self.n_features // _REFRESH[1])
         while total < _MOST_SWAPS * self.n_features:  # more than that is rounding going round in circles
-            which, where = swaps(np.ascontiguousarray(rows @ inverse), threshold, _REFRESH)
+            which, where = swaps(np.ascontiguousarray(rows @ inverse), threshold, most)
             if not len(which):
                 break
             for i, j in zip(which.tolist(), where.tolist(), strict=True):
