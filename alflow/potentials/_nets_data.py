@@ -92,6 +92,7 @@ class Targets:
         scale: eV per unit, chosen such that the loss of a constant energy and no forces is one.
         energy: without the shifts, (n_frames,).
         forces: (n_atoms, 3); zero where they do not count.
+        has_forces: where they do, (n_frames,).
         virial: volume times stress, (n_frames, 3, 3), zero where there is none; None if stress is not fitted.
         has_virial: where there is one, (n_frames,).
     """
@@ -101,11 +102,19 @@ class Targets:
     scale: float
     energy: Floats
     forces: Floats
+    has_forces: Bools
     virial: Floats | None
     has_virial: Bools
 
     @staticmethod
-    def of(frames: Frames, labels: Labels, numbers: tuple[int, ...], species: Ints, weights: Weights) -> Targets:
+    def of(
+        frames: Frames,
+        labels: Labels,
+        numbers: tuple[int, ...],
+        species: Ints,
+        weights: Weights,
+        without: Bools | None = None,
+    ) -> Targets:
         """Labels of `frames` in the nets' units.
 
         Args:
@@ -114,6 +123,7 @@ class Targets:
             numbers: atomic numbers, one a species.
             species: index of each atom's, (n_atoms,).
             weights: of the loss.
+            without: whose forces, and stress, do not count although there are some, (n_frames, 2), or None.
 
         Raises:
             UnphysicalError: stress is to be fitted and no frame has any, or labels are too large for floating point.
@@ -121,7 +131,9 @@ class Targets:
         species = species.astype(np.int64)
         shift = atomic_shift(frames, labels.energy, numbers)
         energy = labels.energy - np.add.reduceat(shift[species], frames.offsets[:-1])
-        forces = labels.forces if weights.force_A else np.zeros_like(labels.forces)
+        without = np.zeros((len(frames), 2), np.bool_) if without is None else without
+        has_forces = ~without[:, 0] & (weights.force_A > 0)
+        forces = np.where(has_forces[frames.frame_of_atom, None], labels.forces, 0.0)
         square = np.add.reduceat((forces**2).sum(1), frames.offsets[:-1])
         loss = (weights.energy**2 * energy**2 + weights.force_A**2 * square) / frames.sizes
         scale = float(np.sqrt(loss.mean())) or 1.0
@@ -129,15 +141,15 @@ class Targets:
             raise UnphysicalError(f"labels of {len(frames)} frames cannot be fitted: their spread is {scale} eV")
         virial, has = None, np.zeros(len(frames), np.bool_)
         if weights.stress:
-            virial, has = _virial(frames, labels, scale)
-        return Targets(species, shift, scale, energy / scale, forces / scale, virial, has)
+            virial, has = _virial(frames, labels, scale, ~without[:, 1])
+        return Targets(species, shift, scale, energy / scale, forces / scale, has_forces, virial, has)
 
 
-def _virial(frames: Frames, labels: Labels, scale: float) -> tuple[Floats, Bools]:
+def _virial(frames: Frames, labels: Labels, scale: float, counts: Bools) -> tuple[Floats, Bools]:
     """Volume times stress in units of `scale`, and which frames have one."""
     stress = np.full((len(frames), 3, 3), np.nan) if labels.stress is None else labels.stress
-    has: Bools = np.asarray(np.isfinite(stress).all((1, 2)))
+    has: Bools = np.asarray(np.isfinite(stress).all((1, 2)) & counts)
     if not has.any():
-        raise UnphysicalError("stress_weight is set, but no label of the dataset has a stress")
+        raise UnphysicalError("stress_weight is set, but no label of the dataset has a stress that counts")
     virial: Floats = np.where(has[:, None, None], stress, 0.0) * (frames.volumes / scale)[:, None, None]
     return virial, has

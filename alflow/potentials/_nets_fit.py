@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alflow.core.frames import Floats, Frames
+from alflow.core.frames import Bools, Floats, Frames
 from alflow.core.rng import task_rng
 from alflow.errors import DataError, UnphysicalError
 from alflow.interfaces import FitReport, Halt
@@ -67,6 +67,7 @@ class Recipe:
         schedule: how long and how fast.
         shares: of the data that train, decide when to stop, and test.
         inputs: descriptors of all frames, with derivatives by strain or without.
+        without: whose forces, and stress, do not count, (n_frames, 2), or None.
     """
 
     members: type[NetMembers]
@@ -75,6 +76,7 @@ class Recipe:
     schedule: Schedule
     inputs: Callable[[Frames, bool], Inputs]
     shares: tuple[float, float, float] = PAPER
+    without: Callable[[Dataset], Bools | None] = lambda _: None
 
     def of_members(self, numbers: tuple[int, ...], weights: Tensor, shift: Tensor) -> NetMembers:
         """Members of this form; weights (m, n_species, count), shift in eV (m, n_species)."""
@@ -100,7 +102,8 @@ def fit(
     weights = Weights(part.energy_weight, part.force_weight_A, part.stress_weight)
     nothing = recipe.of_members((), torch.zeros(0, 0, 0), torch.zeros(0, 0))
     species = recipe.settings.species_index(data.frames.numbers)
-    targets = Targets.of(data.frames, data.labels, nothing.species, species, weights)
+    without = recipe.without(data) if weights.slopes else None
+    targets = Targets.of(data.frames, data.labels, nothing.species, species, weights, without)
     earlier = _earlier(start, nothing) if part.warm_start else {}
     problem = Problem(recipe.inputs(data.frames, targets.virial is not None), targets, weights, recipe.shape)
     key = _key(part, data, members, seed, start)

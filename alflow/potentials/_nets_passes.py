@@ -32,7 +32,7 @@ class Sums:
         energy: squares of energy errors per atom.
         force: squares of force errors, all components.
         frames: how many frames.
-        atoms: how many atoms.
+        atoms: how many atoms whose forces count.
     """
 
     loss: Floats
@@ -99,6 +99,7 @@ class Problem:
         self.species = self._tensor(targets.species)
         self.energy = self._tensor(targets.energy)
         self.forces = self._tensor(targets.forces).float()
+        self.has_forces = self._tensor(targets.has_forces)
         self.virial = None if targets.virial is None else self._tensor(targets.virial).float()
         self.has_virial = self._tensor(targets.has_virial)
 
@@ -128,10 +129,11 @@ class Problem:
         # residuals, zero for frames that do not count
         dE = (energy - self.energy[frame]) * counts
         loss, square = self.weights.energy**2 * dE**2, torch.full_like(dE, torch.nan)
+        pushed = counts & self.has_forces[frame]
         dF = dS = None
         if g is not None:
             down, strain = self.descriptors.pull(pick, g)
-            dF = (down + self.forces[atoms]).neg_() * counts[:, owner, None]
+            dF = (down + self.forces[atoms]).neg_() * pushed[:, owner, None]
             square = torch.zeros_like(dE).index_add_(1, owner, dF.square().sum(2).double())
             loss += self.weights.force_A**2 * square
             if strain is not None and self.virial is not None:
@@ -146,7 +148,7 @@ class Problem:
                 bend = None if dS is None else dS * (self.weights.stress**2 * each).float()[:, :, None, None]
                 change = self.descriptors.push(pick, u, bend)
             self._backward(streams, (self.weights.energy**2 * each * dE).float()[:, owner], change)
-        sums = (loss / size, (dE / size).square(), square, counts.double(), counts * size)
+        sums = (loss / size, (dE / size).square(), square, counts.double(), pushed * size)
         return Sums(*(s.sum(1)[slots].cpu().numpy() for s in sums))
 
     def _forward(

@@ -63,9 +63,15 @@ def frame_weights(part: Part, data: Dataset, settings: BispectrumSettings, halt:
     w[~has, 2] = 0.0
     empty = np.zeros((len(data), 2), np.bool_)
     if part.zero_labels != "fit":
-        empty = _placeholders(data, settings, w, part.batch_atoms, halt)
+        empty = placeholders(data, settings, w[:, 1:] > 0, part.batch_atoms, halt)
         if part.zero_labels == "refuse" and empty.any():
-            raise UnphysicalError(_refusal(empty, groups))
+            raise UnphysicalError(
+                refusal(
+                    empty,
+                    groups,
+                    "zero_labels: skip, or for a group with group_weights (such as [1, 0, 0]: energies only)",
+                )
+            )
         w[:, 1:][empty] = 0.0
     if not w.any():
         raise UnphysicalError("nothing to fit: every label has the weight zero")
@@ -95,12 +101,23 @@ def _groups(part: Part, data: Dataset) -> list[str]:
     return groups
 
 
-def _placeholders(data: Dataset, settings: BispectrumSettings, w: Floats, max_atoms: int, halt: Halt) -> Bools:
-    """Which frames have forces, and stress, of exact zeros that their structure does not explain, (n_frames, 2)."""
+def placeholders(data: Dataset, settings: BispectrumSettings, used: Bools, max_atoms: int, halt: Halt) -> Bools:
+    """Which frames have forces, and stress, of exact zeros that their structure does not explain, (n_frames, 2).
+
+    Args:
+        data: the dataset.
+        settings: of the descriptors.
+        used: whose forces, and stress, are to be fitted, (n_frames, 2); the others are not looked at.
+        max_atoms: how many go through the descriptors at a time.
+        halt: asked between these.
+
+    Raises:
+        ResourceError: halted.
+    """
     found = np.zeros((len(data), 2), np.bool_)
-    found[:, 0] = (w[:, 1] > 0) & ~np.logical_or.reduceat(data.labels.forces.any(1), data.frames.offsets[:-1])
+    found[:, 0] = used[:, 0] & ~np.logical_or.reduceat(data.labels.forces.any(1), data.frames.offsets[:-1])
     if data.labels.stress is not None:
-        found[:, 1] = (w[:, 2] > 0) & ~data.labels.stress.any((1, 2))
+        found[:, 1] = used[:, 1] & ~data.labels.stress.any((1, 2))
     suspects = np.flatnonzero(found.any(1))
     at = 0
     for frames, _ in data.take(suspects).batches(max_atoms):
@@ -140,7 +157,8 @@ def _lone(settings: BispectrumSettings) -> Floats:
     return lone
 
 
-def _refusal(empty: Bools, groups: Sequence[str]) -> str:
+def refusal(empty: Bools, groups: Sequence[str], remedy: str) -> str:
+    """What to say of such frames; `groups` has one name a frame, perhaps empty, and `remedy` leaves them out."""
     said = []
     for column, what in enumerate(("forces", "stresses")):
         hit = [g for g, bad in zip(groups, empty[:, column], strict=True) if bad]
@@ -151,6 +169,6 @@ def _refusal(empty: Bools, groups: Sequence[str]) -> str:
             said.append(f"{what} of {len(hit)} frames ({where})")
     return (
         f"all components are exactly zero in the {' and the '.join(said)}, though the structures are not symmetric: "
-        "nobody seems to have computed them. Leave them out with zero_labels: skip, or for a group with group_weights "
-        "(such as [1, 0, 0]: energies only); or fit them as they are with zero_labels: fit"
+        f"nobody seems to have computed them. Leave them out with {remedy}; or fit them as they are with "
+        "zero_labels: fit"
     )

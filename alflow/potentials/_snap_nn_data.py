@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from alflow.core.frames import Frames, Ints
+from alflow.core.frames import Bools, Frames, Ints
 from alflow.errors import ResourceError, UnphysicalError
 from alflow.interfaces import Halt, never
 from alflow.numerics import bispectrum
 from alflow.numerics.bispectrum import BispectrumSettings
 from alflow.numerics.neighbors import Neighbors, neighbor_list
 from alflow.potentials._nets_data import chunks
+from alflow.potentials._snap_labels import placeholders, refusal
 from alflow.potentials._snap_nn_jacobian import Jacobian, jacobian_bytes
+
+if TYPE_CHECKING:
+    from alflow.potentials.snap_nn import Part
+    from alflow.store.dataset import Dataset
 
 BLOCK_ATOMS: Final = 1024
 """Atoms whose descriptors are computed between two questions to `halt`."""
@@ -26,6 +31,23 @@ shout as soon as a new structure moves it."""
 
 DUST: Final = 1e-9
 """A component that varies by less is zero but for rounding: those of a neighbour at hand are of order one."""
+
+
+def unlabelled(part: Part, data: Dataset, settings: BispectrumSettings, halt: Halt) -> Bools | None:
+    """Whose forces, and stress, nobody computed, (n_frames, 2), or None if they shall be fitted as they are.
+
+    Raises:
+        UnphysicalError: there are some, and the settings refuse them.
+        ResourceError: halted.
+    """
+    if part.zero_labels == "fit":
+        return None
+    used = np.tile([part.force_weight_A > 0, part.stress_weight > 0], (len(data), 1))
+    empty = placeholders(data, settings, used, BLOCK_ATOMS, halt)
+    if part.zero_labels == "refuse" and empty.any():
+        groups = [str(g) for g in data.columns.get("group", [""] * len(data))]
+        raise UnphysicalError(refusal(empty, groups, "zero_labels: skip"))
+    return empty
 
 
 class Descriptors:

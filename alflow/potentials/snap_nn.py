@@ -64,6 +64,9 @@ class Part:
         energy_weight: weight of the energy error per square root of N.
         force_weight_A: the length that makes a force an energy; 0 fits energies only, as the paper does.
         stress_weight: weight of volume times stress error per square root of N; 0 fits no stress.
+        zero_labels: what to do with forces of a frame, or its stress, that are all exactly zero although its structure
+            has no such symmetry, so that nobody computed them: ``refuse`` them, ``skip`` them, or ``fit`` them as they
+            are. Only if forces or stress are fitted at all.
         shares: of the data that train, decide when to lower the rate, and test.
         split_group: column of the dataset whose equal values stay on one side of a split; empty splits by frame.
         schedule: how the learning rate falls: ``plateau`` (the paper) or along a ``cosine`` to `min_lr`.
@@ -97,6 +100,7 @@ class Part:
     energy_weight: float = 1.0
     force_weight_A: float = 0.0
     stress_weight: float = 0.0
+    zero_labels: Literal["refuse", "skip", "fit"] = "refuse"
     shares: tuple[float, float, float] = (0.7, 0.1, 0.2)
     split_group: str = ""
     schedule: Literal["plateau", "cosine"] = "plateau"
@@ -183,7 +187,7 @@ class Part:
         from alflow.potentials._nets import Shape
         from alflow.potentials._nets_fit import Recipe
         from alflow.potentials._nets_state import Schedule
-        from alflow.potentials._snap_nn_data import Descriptors
+        from alflow.potentials._snap_nn_data import Descriptors, unlabelled
         from alflow.potentials._snap_nn_model import Members
 
         settings = self.descriptors(frames.numbers)
@@ -203,7 +207,10 @@ class Part:
             self.plateau_change,
         )
         shape = Shape((settings.n_features, *self.widths, 1), self.activation)
-        return Recipe(Members, settings, shape, schedule, inputs, self.shares)
+        return Recipe(
+            *(Members, settings, shape, schedule, inputs, self.shares),
+            without=lambda data: unlabelled(self, data, settings, halt),
+        )
 
     def load(self, files: Sequence[Path]) -> Model:
         from alflow.potentials._snap_nn_model import SnapNnModel

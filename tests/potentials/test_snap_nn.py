@@ -217,6 +217,43 @@ def test_products_are_those_of_the_derivatives_and_rows_alone_are_rows_beside_ot
     assert (d.pull(pick, g[SLOTS:])[0] == down[SLOTS:]).all()
 
 
+def test_forces_that_nobody_computed_are_refused_or_left_out(tmp_path):
+    forces = DATA.labels.forces.copy()
+    forces[DATA.frames.atoms_of(np.array([1, 4]))] = 0.0
+    groups = np.array(["a", "b"] * 6)
+    some = Dataset(DATA.frames, Labels(DATA.labels.energy, forces, DATA.labels.stress), THEORY, {"group": groups})
+    part = replace(PART, max_epochs=2, force_weight_A=0.5)
+    with pytest.raises(UnphysicalError, match=r"forces of 2 frames \(1 of 6 in group 'a', 1 of 6 in group 'b'\).*skip"):
+        part.fit(some, range(1), 3, tmp_path)
+    replace(part, force_weight_A=0.0).fit(some, range(1), 3, tmp_path)
+    weights = Weights(1.0, 0.5, 0.3)
+    without = np.zeros((12, 2), np.bool_)
+    without[[1, 4]] = True
+    species = np.zeros(DATA.frames.n_atoms, np.int32)
+    got, whole = (
+        Targets.of(some.frames, labels, (13,), species, weights, mask)
+        for labels, mask in ((some.labels, without), (DATA.labels, without))
+    )
+    assert got.scale == whole.scale
+    assert (got.forces == whole.forces).all()
+    assert not got.has_virial[[1, 4]].any()
+    problem = problem_of(DATA, weights, part)
+    masked = Problem(problem.descriptors, got, weights, problem.shape)
+    flat, everyone = random_weights(problem), np.ones(12, np.bool_)
+    sums = masked.visit([Net(0, flat, everyone)], np.arange(12))
+    energies = Problem(problem.descriptors, got, Weights(1.0, 0.0, 0.0), problem.shape)
+    kept = np.delete(np.arange(12), [1, 4])
+    want = (
+        masked.visit([Net(0, flat, everyone)], kept).loss
+        + energies.visit([Net(0, flat, everyone)], np.array([1, 4])).loss
+    )
+    np.testing.assert_allclose(sums.loss, want, rtol=1e-6)
+    assert sums.atoms[0] == DATA.frames.sizes[kept].sum()
+    report = replace(part, zero_labels="skip").fit(some, range(1), 3, tmp_path)
+    assert np.isfinite(report.metrics["train_force_rmse_meV_A"]).all()
+    replace(part, zero_labels="fit").fit(some, range(1), 3, tmp_path)
+
+
 def test_memory_for_jacobians_is_bounded_and_known_beforehand():
     settings = PART.descriptors([13])
     whole = Descriptors(settings, DATA.frames, 1e9, strains=True)
