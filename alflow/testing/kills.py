@@ -369,7 +369,8 @@ def _is_worker(process: psutil.Process) -> bool:
     """A pool's first child is a server of Python's multiprocessing that the workers share."""
     with suppress(psutil.Error):
         siblings = [p for p in process.parent().children() if "spawn_main" in _words(p)]  # type: ignore[union-attr]
-        return process.pid != min(siblings, key=lambda p: (p.create_time(), p.pid)).pid
+        born = sorted((p.create_time(), p.pid) for p in siblings)  # none, if the pool ends meanwhile
+        return bool(born) and process.pid != born[0][1]
     return False
 
 
