@@ -11,18 +11,21 @@ smooth energy. All time steps start from the same positions and velocities, equi
     pair    LAMMPS runs the model by a pair style of its own, from the files that the model writes
     fix     LAMMPS runs it by `fix external`: models that no pair style of the installed LAMMPS knows
 
-Run: python benchmarks/energy_conservation.py MODEL [MODEL ...] [--names NAME ...] [--out FILE]
-A MODEL is a model.json, or a folder that holds one, such as `potential/` of a run.
+Run: python benchmarks/energy_conservation.py [MODEL ...] [--names NAME ...] [--fit DATASET] [--out FILE]
+A MODEL is a model.json, or a folder that holds one, such as `potential/` of a run. With a DATASET (a folder of shards)
+linear and quadratic SNAP and two NN-A1 (J = 3), with SoftPlus as in the paper and with tanh, are fitted to it first.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +34,26 @@ import numpy as np
 from alflow.core.frames import Floats
 from alflow.engines.lammps_external import ExternalModel
 from alflow.engines.mpi import load_mpich
+from alflow.errors import AlflowError
 from alflow.interfaces import HasPairStyle
+from alflow.potentials.snap import Part as Snap
+from alflow.potentials.snap_nn import Part as Net
 from alflow.registry import load_model
+from alflow.store.dataset import Dataset
 
 STEPS_FS = (0.5, 1.0, 2.0, 4.0, 8.0, 12.0, 16.0)
 SMALL_FS = 8.0
 """Time steps up to here count for the order."""
+
+
+def by_pair_style(model: Any, folder: Path, options: argparse.Namespace) -> Sequence[str]:
+    """LAMMPS's lines for the model; none where it has to be run by `fix external`."""
+    if options.external or not isinstance(model, HasPairStyle):
+        return ()
+    try:
+        return model.pair_style(folder)
+    except AlflowError:  # such as a net whose activation the installed LAMMPS lacks
+        return ()
 
 
 class Motion:
@@ -63,15 +80,11 @@ class Motion:
             "neighbor 1.0 bin",
         )
         self.external = None
-        if isinstance(model, HasPairStyle) and not options.external:
-            self.commands(*model.pair_style(folder))
+        if lines := by_pair_style(model, folder, options):
+            self.commands(*lines)
         else:
             self.external = ExternalModel(self.lmp, model, [options.Z])
         self.commands(f"mass 1 {options.mass_u}", "thermo_modify norm no lost error")
-
-    @property
-    def way(self) -> str:
-        return "pair" if self.external is None else "fix"
 
     def commands(self, *lines: str) -> None:
         for line in lines:
@@ -139,12 +152,11 @@ def order(steps_fs: Floats, dh: Floats) -> float:
     return float(np.polyfit(np.log(steps_fs[small]), np.log(dh[small]), 1)[0])
 
 
-def row(name: str, path: Path, options: argparse.Namespace) -> str:
-    model: Any = load_model(path / "model.json" if path.is_dir() else path)
+def row(name: str, model: Any, options: argparse.Namespace) -> str:
     with tempfile.TemporaryDirectory() as folder:
         state = equilibrated(model, Path(folder), options)
         found = [deviation(model, Path(folder), state, dt, options) for dt in STEPS_FS]
-        way = Motion(model, Path(folder), options).way
+        way = "pair" if by_pair_style(model, Path(folder), options) else "fix"
     dh = np.array([d for d, _ in found])
     cells = [f"{1e3 * d:.3g}" if np.isfinite(d) else "lost" for d in dh]
     drift = 1e3 * found[STEPS_FS.index(2.0)][1]
@@ -153,10 +165,28 @@ def row(name: str, path: Path, options: argparse.Namespace) -> str:
     return text
 
 
+def fitted(shards: Path, epochs: int) -> Iterator[tuple[str, Any]]:
+    """The models of the paper's figure, fitted to energies and, as it should be for dynamics, to forces."""
+    data = Dataset.open(sorted(shards.glob("*.h5")))
+    common = {"elements": ("W",), "twojmax": 6, "cutoff_A": 4.73}
+    nets = {f"NN-A1, {name}": {"activation": name, "force_weight_A": 0.3} for name in ("softplus", "tanh")}
+    parts: dict[str, Any] = {
+        "linear SNAP": Snap(**common),
+        "quadratic SNAP": Snap(**common, quadratic=True),
+        **{name: Net(**common, **more, max_epochs=epochs, schedule="cosine") for name, more in nets.items()},
+    }
+    for name, part in parts.items():
+        with tempfile.TemporaryDirectory() as out:
+            report = part.fit(data, range(1), 1, Path(out))
+            yield name, part.load([Path(out) / file for file in report.files])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("models", type=Path, nargs="+", metavar="MODEL")
+    parser.add_argument("models", type=Path, nargs="*", metavar="MODEL")
     parser.add_argument("--names", nargs="*", default=[])
+    parser.add_argument("--fit", type=Path, metavar="DATASET")
+    parser.add_argument("--epochs", type=int, default=60, help="of the nets that are fitted")
     parser.add_argument("--a-A", dest="a_A", type=float, default=3.1652)
     parser.add_argument("--T-K", dest="T_K", type=float, default=3000.0)
     parser.add_argument("--Z", type=int, default=74)
@@ -168,10 +198,13 @@ def main() -> None:
     options = parser.parse_args()
     load_mpich()
     names = [*options.names, *map(str, options.models[len(options.names) :])]
+    paths = (path / "model.json" if path.is_dir() else path for path in options.models)
+    given = zip(names, map(load_model, paths), strict=True)
+    models = itertools.chain(given, fitted(options.fit, options.epochs) if options.fit else ())
     head = ["model", "run by", *(f"{s:g} fs" for s in STEPS_FS), f"order to {SMALL_FS:g} fs", "drift at 2 fs"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     print(*lines, sep="\n", flush=True)
-    lines += [row(name, path, options) for name, path in zip(names, options.models, strict=True)]
+    lines += [row(name, model, options) for name, model in models]
     if options.out:
         commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
         machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
