@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-from ase.data import atomic_numbers, chemical_symbols
+from ase.data import atomic_numbers
 
 from alflow.core.frames import Ints
-from alflow.errors import DataError, InputError
+from alflow.errors import InputError
 from alflow.interfaces import Capability, FitReport, Halt, Model, never, part
 from alflow.numerics.bispectrum import BispectrumSettings
 from alflow.numerics.zbl import Zbl
+from alflow.potentials._snap_settings import WHY_WEIGHTS, settings_of, unweighted
 
 if TYPE_CHECKING:
     from alflow.store.dataset import Dataset
@@ -140,11 +141,8 @@ class Part:
         shortest = 2 * self.cutoff_A * min([self.radii.get(s, 0.5) for s in self.elements or elements], default=0.5)
         if not self.rmin0_A < shortest:
             raise InputError("rmin0_A", f"expected less than the shortest cutoff, {shortest:g}, got {self.rmin0_A}")
-        if unweighted := self._unweighted(self.elements or sorted(elements)):
-            raise InputError("weights", f"lacks {', '.join(unweighted)}", _WHY_WEIGHTS)
-
-    def _unweighted(self, elements: Sequence[str]) -> list[str]:
-        return [s for s in elements if s not in self.weights] if len(elements) > 1 else []
+        if lacking := unweighted(self, self.elements or sorted(elements)):
+            raise InputError("weights", f"lacks {', '.join(lacking)}", WHY_WEIGHTS)
 
     @property
     def zbl(self) -> Zbl | None:
@@ -157,24 +155,7 @@ class Part:
         Raises:
             DataError: an atomic number that is not among `elements`, or settings that make no sense.
         """
-        found = sorted({int(z) for z in numbers})
-        known = tuple(sorted(atomic_numbers[s] for s in self.elements)) or tuple(found)
-        if not set(found) <= set(known):
-            raise DataError(f"the data hold the atomic numbers {found}, but `elements` is {list(self.elements)}")
-        symbols = [chemical_symbols[z] for z in known]
-        if unweighted := self._unweighted(symbols):
-            raise DataError(f"`weights` lacks {', '.join(unweighted)}: {_WHY_WEIGHTS}")
-        return BispectrumSettings(
-            known,
-            self.twojmax,
-            self.cutoff_A,
-            tuple(self.radii.get(s, 0.5) for s in symbols),
-            tuple(self.weights.get(s, 1.0) for s in symbols),
-            self.rfac0,
-            self.rmin0_A,
-            self.switch,
-            self.bzero,
-        )
+        return settings_of(self, numbers, bzero=self.bzero)
 
     def fit(
         self, data: Dataset, members: range, seed: int, out: Path, start: Sequence[Path] = (), halt: Halt = never
@@ -201,4 +182,3 @@ _POSITIVE = ("cutoff_A", "rfac0", "rcond", "members", "batch_atoms", "checkpoint
 _NOT_NEGATIVE = (
     *("twojmax", "rmin0_A", "energy_weight", "force_weight_A", "stress_weight", "ridge", "members_per_task"),
 )
-_WHY_WEIGHTS = "with several elements each needs a weight of its own, or neighbours of all kinds look the same"

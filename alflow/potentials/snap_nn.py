@@ -7,13 +7,14 @@ from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
-from ase.data import atomic_numbers, chemical_symbols
+from ase.data import atomic_numbers
 
 from alflow.core.frames import Frames, Ints
 from alflow.errors import DataError, InputError
 from alflow.interfaces import Capability, FitReport, Halt, Model, never, part
 from alflow.numerics.bispectrum import BispectrumSettings
 from alflow.potentials._nets_check import check_elements, check_hidden, check_positive, check_training
+from alflow.potentials._snap_settings import WHY_WEIGHTS, settings_of, unweighted
 
 if TYPE_CHECKING:
     from alflow.potentials._nets_fit import Recipe
@@ -140,16 +141,13 @@ class Part:
             strange = sorted(s for s in getattr(self, name) if atomic_numbers.get(s, 0) < 1)
             if strange:
                 raise InputError(name, f"not chemical symbols: {', '.join(strange)}")
-        if unweighted := self._unweighted(self.elements or sorted(elements)):
-            raise InputError("weights", f"lacks {', '.join(unweighted)}", _WHY_WEIGHTS)
+        if lacking := unweighted(self, self.elements or sorted(elements)):
+            raise InputError("weights", f"lacks {', '.join(lacking)}", WHY_WEIGHTS)
         if known := [atomic_numbers[s] for s in self.elements or sorted(elements)]:
             try:
                 self.descriptors(known)
             except DataError as exc:
                 raise InputError("cutoff_A", str(exc)) from None
-
-    def _unweighted(self, elements: Sequence[str]) -> list[str]:
-        return [s for s in elements if s not in self.weights] if len(elements) > 1 else []
 
     def descriptors(self, numbers: Ints | Sequence[int]) -> BispectrumSettings:
         """Settings of the descriptors for these atomic numbers, or for `elements` where given.
@@ -157,23 +155,7 @@ class Part:
         Raises:
             DataError: an atomic number that is not among `elements`, or settings that make no sense.
         """
-        found = sorted({int(z) for z in numbers})
-        known = tuple(sorted(atomic_numbers[s] for s in self.elements)) or tuple(found)
-        if not set(found) <= set(known):
-            raise DataError(f"the data hold the atomic numbers {found}, but `elements` is {list(self.elements)}")
-        symbols = [chemical_symbols[z] for z in known]
-        if unweighted := self._unweighted(symbols):
-            raise DataError(f"`weights` lacks {', '.join(unweighted)}: {_WHY_WEIGHTS}")
-        return BispectrumSettings(
-            known,
-            self.twojmax,
-            self.cutoff_A,
-            tuple(self.radii.get(s, 0.5) for s in symbols),
-            tuple(self.weights.get(s, 1.0) for s in symbols),
-            self.rfac0,
-            self.rmin0_A,
-            self.switch,
-        )
+        return settings_of(self, numbers)
 
     def fit(
         self, data: Dataset, members: range, seed: int, out: Path, start: Sequence[Path] = (), halt: Halt = never
@@ -227,4 +209,3 @@ def hidden_layers(architecture: str) -> tuple[int, ...]:
 
 _FIRST: Final = {"A": ((10, 6), 4), "B": ((64, 30), 32)}
 """Hidden layers of the first of each series, and how much wider each layer before them is than the next."""
-_WHY_WEIGHTS: Final = "with several elements each needs a weight of its own, or neighbours of all kinds look the same"
