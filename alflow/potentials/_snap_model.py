@@ -53,7 +53,7 @@ class SnapModel:
         Raises:
             DataError: no file, one that cannot be read, or two that do not belong together.
         """
-        stems = sorted({f.with_suffix("") for f in files})
+        stems = sorted({f.with_suffix("") for f in files}, key=lambda s: (s.name, s))  # by member, whatever its folder
         if not stems:
             raise DataError("a SNAP model needs a file, got none")
         members = [_snap_files.read(next(f for f in files if f.with_suffix("") == s)) for s in stems]

@@ -10,6 +10,7 @@ so that M, a product of two small matrices for each atom, gives all of them at o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -79,9 +80,18 @@ def _quadratic_gradient(b: Floats, slopes: Floats, element: Ints, neighbors: Nei
 
 def _of_products(m: Floats) -> Floats:
     """Derivatives of the products, (..., K (K + 1) / 2), of the (..., K, K) derivatives of one times the other."""
-    i, j = np.triu_indices(m.shape[-1])
-    found: Floats = (m[..., i, j] + m[..., j, i]) * np.where(i == j, 0.5, 1.0)
+    k = m.shape[-1]
+    above, below, factor = _places(k)
+    flat = m.reshape(*m.shape[:-2], k * k)
+    found: Floats = (flat.take(above, -1) + flat.take(below, -1)) * factor
     return found
+
+
+@cache
+def _places(k: int) -> tuple[Ints, Ints, Floats]:
+    """Of each product: its elements in a flat matrix, above and below the diagonal, and its factor; a half on it."""
+    i, j = np.triu_indices(k)
+    return i * k + j, j * k + i, np.where(i == j, 0.5, 1.0)
 
 
 def _per_atom(of_pairs: Floats, neighbors: Neighbors) -> Floats:
