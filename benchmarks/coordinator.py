@@ -184,7 +184,7 @@ def raw(folder: Path, tasks: int, cpu_s: float, wait_s: float) -> tuple[float, f
     """
     from parsl.dataflow.dflow import DataFlowKernel
 
-    from alflow.runtime.parsl_runner import parsl_config
+    from alflow.runtime.parsl_site import parsl_config
     from alflow.spec.site import load_site
 
     kernel = DataFlowKernel(parsl_config(load_site(folder / "site.yaml"), folder / "raw"))

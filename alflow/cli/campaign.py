@@ -179,7 +179,7 @@ def dashboard(run_dir: Path, port: int) -> None:
     Raises:
         RunError: no run there, or Parsl's monitoring was off.
     """
-    from alflow.runtime.parsl_runner import open_dashboard
+    from alflow.runtime.parsl_dashboard import open_dashboard
     from alflow.runtime.rundir import existing
 
     existing(run_dir)

@@ -100,7 +100,7 @@ def _scripts(console: Console, site: Site) -> None:
     if all(lane.scheduler == "local" for lane in site.lanes.values()):
         console.print("\nAll lanes are on this machine: no batch scripts.\n")
         return
-    from alflow.runtime.parsl_runner import submit_scripts
+    from alflow.runtime.parsl_site import submit_scripts
 
     for lane, text in submit_scripts(site).items():
         console.rule(f"batch script of lane {lane}", align="left")

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -122,12 +123,17 @@ def uninterrupted() -> Iterator[None]:
 
 @contextmanager
 def deaf_children() -> Iterator[None]:
-    """Processes started in the block never hear Ctrl-C, nor does this one for that long.
+    """Processes started in the block, also by threads that begin in it, never hear Ctrl-C; this one does at its end.
 
-    A terminal sends it to all of its processes; those that the coordinator closes in order have to outlive it.
+    A terminal sends it to all of its processes; those that the coordinator closes in order have to outlive it. A signal
+    that is blocked waits, for ever in them, where one that is ignored would be lost here too.
     """
-    with _handling(signal.SIG_IGN, signal.SIGINT):
+    resource_tracker.ensure_running()  # else multiprocessing starts it in the block, and unblocks the signal after that
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
         yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """One lane of a described cluster in virtual time: its queue of tasks, its blocks, its workers.
 
-Blocks are granted, started, drained and ended as Parsl and a scheduler would (`parsl_runner`, `lanes`): a look at the
+Blocks are granted, started, drained and ended as Parsl and a scheduler would (`parsl_pools`, `lanes`): a look at the
 backlog every few seconds, blocks asked for while tasks outnumber workers, those given back that were idle for long, no
 new task in the last part of a block's walltime, what still runs at its end halted to go on elsewhere, or lost.
 """
@@ -167,7 +167,7 @@ class VirtualLane:
             self._waiting -= 1
 
     def _dispatch(self) -> None:
-        """Start what waits on the free workers, of the block that has most to do: see `packing`."""
+        """Start what waits on the free workers, of the block that has most to do: see `parsl_packing`."""
         while self._queue and self._free:
             job = self._queue.popleft()
             if job.over:
@@ -333,7 +333,7 @@ class VirtualLane:
             self._clock.at(t, self._scale, t)
 
     def _scale(self, t: float) -> None:
-        """What Parsl's strategy ``htex_auto_scale`` does, with the idle rule of `parsl_runner.Pools`."""
+        """What Parsl's strategy ``htex_auto_scale`` does, with the idle rule of `parsl_pools.Pools`."""
         if t != self._look_at:
             return  # an earlier look took its place
         self._look_at = math.inf

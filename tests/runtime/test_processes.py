@@ -19,7 +19,7 @@ SOON_S = 20.0
 @pytest.fixture
 def coordinator(run_dir, monkeypatch):
     """A coordinator with two running tasks, in a session of its own; whatever it leaves is ended after the test."""
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    monkeypatch.setenv("PYTHONPATH", str(HERE), prepend=os.pathsep)
     words = [sys.executable, str(HERE / "coordinator_script.py"), str(run_dir)]
     started = subprocess.Popen(words, stdout=subprocess.PIPE, start_new_session=True, text=True)
     try:
@@ -172,6 +172,18 @@ def test_children_started_deaf_outlive_ctrl_c():
     child.communicate(b"\n", timeout=10)
     assert child.returncode == 0
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_while_children_are_started_is_heard_at_the_end():
+    """Many seconds pass while Parsl starts on a busy machine; who stops a campaign then means it."""
+    done = []
+    with pytest.raises(KeyboardInterrupt), processes.uninterrupted():  # noqa: PT012
+        with processes.deaf_children():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+            done.append("children")
+        done.append("block")
+    assert done == ["children", "block"]
 
 
 def test_sigterm_interrupts_like_ctrl_c():

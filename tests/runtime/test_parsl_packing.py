@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 
-from alflow.runtime.packing import FullestBlock
+from alflow.runtime.parsl_packing import FullestBlock
 
 
 def pools(**blocks):
