@@ -134,7 +134,7 @@ def test_a_campaign_waits_for_a_closed_queue_and_then_runs_to_its_end(queue, sch
         assert "User cannot use the queue" in words
         (queue.folder / fake_queue.CLOSED).unlink()
         assert process.wait(240) == 0, (run / layout.LOG).read_text()
-    assert nothing_is_left(queue, run)
+    wait_for(lambda: nothing_is_left(queue, run), 60.0)
     jobs = queue.jobs("done", "failed", "killed", "timeout")
     assert {job.nodes for job in jobs.values()} == {1, 2}
     here = prepared(tmp_path / "here", scheduler)
@@ -153,5 +153,5 @@ def test_a_killed_coordinator_leaves_nothing_in_the_queue_and_loses_nothing(queu
         wait_for(lambda: nothing_is_left(queue, run), 60.0)
     with coordinator(run) as process:
         assert process.wait(240) == 0, (run / layout.LOG).read_text()
-    assert nothing_is_left(queue, run)
+    wait_for(lambda: nothing_is_left(queue, run), 60.0)
     assert set(bought(run).values()) == {1}
