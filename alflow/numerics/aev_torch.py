@@ -52,6 +52,13 @@ class Geometry:
         species = torch.as_tensor(settings.species_index(frames.numbers).astype(np.int64), device=device)
         return Geometry(i, j, shift, owner, species)
 
+    def vectors(self, positions: Tensor, cell: Tensor, strain: Tensor | None = None) -> Tensor:
+        """From each atom to each of its neighbours, angstrom, (n_pairs, 3); see `features` for the arguments."""
+        owner = self.frame_of_atom[self.i]
+        offset = torch.einsum("pa,pab->pb", self.shift.to(cell.dtype), cell[owner])
+        d = positions[self.j] - positions[self.i] + offset
+        return d if strain is None else d + torch.einsum("pab,pb->pa", strain[owner], d)
+
 
 def tensors(frames: Frames, dtype: torch.dtype, device: Any = "cpu") -> tuple[Tensor, Tensor]:
     """Positions (n_atoms, 3) and cells (n_frames, 3, 3)."""
@@ -79,12 +86,7 @@ def features(
         strain: (n_frames, 3, 3) or None; deforms positions and cells together, x to x (1 + e)^T.
         dtype: precision after the differences of positions are taken; that of `positions` if None.
     """
-    owner = geometry.frame_of_atom[geometry.i]
-    offset = torch.einsum("pa,pab->pb", geometry.shift.to(cell.dtype), cell[owner])
-    d = positions[geometry.j] - positions[geometry.i] + offset
-    if strain is not None:
-        d = d + torch.einsum("pab,pb->pa", strain[owner], d)
-    d = d.to(dtype or d.dtype)
+    d = geometry.vectors(positions, cell, strain).to(dtype or positions.dtype)
     r = d.square().sum(1).sqrt()
     near = r < settings.radial_cutoff_A
     i, j, d, r = geometry.i[near], geometry.j[near], d[near], r[near]

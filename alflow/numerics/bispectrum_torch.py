@@ -43,12 +43,7 @@ def features(
         strain: (n_frames, 3, 3) or None; deforms positions and cells together, x to x (1 + e)^T.
         dtype: precision after the differences of positions are taken; that of `positions` if None.
     """
-    owner = geometry.frame_of_atom[geometry.i]
-    offset = torch.einsum("pa,pab->pb", geometry.shift.to(cell.dtype), cell[owner])
-    d = positions[geometry.j] - positions[geometry.i] + offset
-    if strain is not None:
-        d = d + torch.einsum("pab,pb->pa", strain[owner], d)
-    d = d.to(dtype or d.dtype)
+    d = geometry.vectors(positions, cell, strain).to(dtype or positions.dtype)
     radius, weight = d.new_tensor(settings.radii), d.new_tensor(settings.weights)
     kind = geometry.species
     end = settings.rcutfac_A * (radius[kind[geometry.i]] + radius[kind[geometry.j]])
