@@ -91,13 +91,15 @@ class Problem:
         """Unknowns."""
         return self.n_free + len(self.free) * self.terms
 
-    def rows(self, frames: Frames, labels: Labels) -> dict[str, tuple[Floats, Floats]]:
+    def rows(self, frames: Frames, labels: Labels, *, derivatives: bool = True) -> dict[str, tuple[Floats, Floats]]:
         """Rows and right-hand sides of a batch by kind: (n_frames, r, n_columns) or, for forces, (n_atoms, 3, ...).
+
+        Without `derivatives` those of energies only.
 
         Raises:
             UnphysicalError: a frame without descriptors: NaN, no volume, denser than any matter.
         """
-        found = rows_of(self.settings, self.part.quadratic, frames)
+        found = rows_of(self.settings, self.part.quadratic, frames, derivatives=derivatives)
         n, size = len(frames), frames.sizes[:, None]
         bad = np.flatnonzero(~np.isfinite(found.energy).all((1, 2)))
         if len(bad):
@@ -114,12 +116,14 @@ class Problem:
             energy, forces = energy - e, forces + gradient
             virial = virial - np.stack([strain[:, i, j] for i, j in VOIGT], 1)
         left = counts[:, self.free] / size
-        none = np.zeros((1, 1, self.n_free))
-        return {
-            "energy": (np.hstack([left, found.energy.reshape(n, -1) / size])[:, None], (energy / size[:, 0])[:, None]),
-            "force": (_joined(none, -found.gradient.reshape(frames.n_atoms, 3, -1)), forces),
-            "stress": (_joined(none, found.strain.reshape(n, 6, -1) / size[:, :, None]), virial / size),
+        rows = {
+            "energy": (np.hstack([left, found.energy.reshape(n, -1) / size])[:, None], (energy / size[:, 0])[:, None])
         }
+        if found.derivatives is not None:
+            (gradient, strain), none = found.derivatives, np.zeros((1, 1, self.n_free))
+            rows["force"] = (_joined(none, -gradient.reshape(frames.n_atoms, 3, -1)), forces)
+            rows["stress"] = (_joined(none, strain.reshape(n, 6, -1) / size[:, :, None]), virial / size)
+        return rows
 
     @staticmethod
     def _virial(frames: Frames, labels: Labels) -> Floats:
@@ -156,6 +160,11 @@ class Sums:
     def __init__(self, n_columns: int, share: Sequence[Floats], weights: FrameWeights) -> None:
         self.triangles = [{kind: Triangle(n_columns) for kind in KINDS} for _ in share]
         self.share, self.weights, self.done = share, weights, 0
+
+    def want_derivatives(self, n: int) -> bool:
+        """Whether a force or a stress of the next `n` frames has a weight."""
+        now = slice(self.done, self.done + n)
+        return bool((self.weights.force[now] > 0).any() or (self.weights.stress[now] > 0).any())
 
     def add(self, rows: dict[str, tuple[Floats, Floats]], frames: Frames) -> None:
         """Add the rows of the next frames."""
@@ -205,7 +214,7 @@ def _accumulate(problem: Problem, sums: Sums, checkpoint: Path, key: str, every_
         if halt():
             _write_checkpoint(checkpoint, key, sums)
             raise ResourceError("halted")
-        sums.add(problem.rows(frames, labels), frames)
+        sums.add(problem.rows(frames, labels, derivatives=sums.want_derivatives(len(frames))), frames)
         if time.monotonic() - saved > every_s:
             _write_checkpoint(checkpoint, key, sums)
             saved = time.monotonic()

@@ -32,30 +32,38 @@ class Rows:
 
     Attributes:
         energy: (n_frames, n_elements, F).
-        gradient: by positions, in 1/angstrom, (n_atoms, 3, n_elements, F).
-        strain: by strain, in the order of `VOIGT`, (n_frames, 6, n_elements, F).
+        derivatives: by positions, in 1/angstrom, (n_atoms, 3, n_elements, F), and by strain, in the order of `VOIGT`,
+            (n_frames, 6, n_elements, F); None where nobody asked for them.
     """
 
     energy: Floats
-    gradient: Floats
-    strain: Floats
+    derivatives: tuple[Floats, Floats] | None
 
 
-def rows_of(settings: BispectrumSettings, quadratic: bool, frames: Frames) -> Rows:
+def rows_of(settings: BispectrumSettings, quadratic: bool, frames: Frames, *, derivatives: bool = True) -> Rows:
     """The rows of some frames; NaN for a frame that can have no neighbour list."""
     neighbors = neighbor_list(frames, settings.cutoff_A)
     element = settings.species_index(frames.numbers).astype(np.int64)
     b = bispectrum.features(settings, frames, neighbors)
+    terms = np.hstack([b, products(b)]) if quadratic else b
+    return Rows(
+        _summed(terms, element, frames, settings),
+        _derivatives(settings, quadratic, frames, neighbors, b, element) if derivatives else None,
+    )
+
+
+def _derivatives(
+    settings: BispectrumSettings, quadratic: bool, frames: Frames, neighbors: Neighbors, b: Floats, element: Ints
+) -> tuple[Floats, Floats]:
     if not quadratic:
         gradient, strain = bispectrum.rows(settings, frames, neighbors)
-        return Rows(_summed(b, element, frames, settings), gradient, np.stack([strain[:, i, j] for i, j in VOIGT], 1))
+        return gradient, np.stack([strain[:, i, j] for i, j in VOIGT], 1)
     slopes, apart = jacobian(settings, frames, neighbors), vectors(frames, neighbors)
     turned = _per_atom(np.stack([slopes[:, i] * apart[:, j, None] for i, j in VOIGT], 1), neighbors)
     turned = np.concatenate([turned, _of_products(b[:, None, :, None] * turned[:, :, None, :])], 2)
     gradient = _quadratic_gradient(b, slopes, element, neighbors, len(settings.numbers))
     gradient[~neighbors.valid[frames.frame_of_atom]] = np.nan
-    terms = np.hstack([b, products(b)])
-    return Rows(_summed(terms, element, frames, settings), gradient, _summed(turned, element, frames, settings))
+    return gradient, _summed(turned, element, frames, settings)
 
 
 def _quadratic_gradient(b: Floats, slopes: Floats, element: Ints, neighbors: Neighbors, n_elements: int) -> Floats:

@@ -174,6 +174,15 @@ def test_groups_of_weight_zero_are_left_out_and_factors_count_like_repetition(tm
     np.testing.assert_allclose(heavy.predict(fresh).forces, repeated.predict(fresh).forces, atol=1e-8)
 
 
+@pytest.mark.parametrize("quadratic", [False, True])
+def test_batches_without_a_weight_on_forces_lack_nothing(quadratic, tmp_path):
+    data = with_groups(morse_dataset(24, 7, (3, 6)), ["a", "b"] * 12)
+    part = replace(ALLOY, twojmax=2, quadratic=quadratic, group_weights={"b": (1.0, 0.0, 0.0)})
+    apart, _ = fitted(replace(part, batch_atoms=1), data, tmp_path / "apart")
+    together, _ = fitted(replace(part, batch_atoms=10_000), data, tmp_path / "together")
+    np.testing.assert_allclose(apart.mean.coefficients, together.mean.coefficients, rtol=1e-7, atol=1e-9)
+
+
 def test_groups_that_do_not_exist_are_named(tmp_path):
     data = morse_dataset(2, 7, (3, 4))
     part = replace(LINEAR, group_weights={"liquid": 2.0})
