@@ -6,10 +6,11 @@ there. A fifth of each set, chosen by a hash of the configuration, is never trai
 
     matrix      quadratic SNAP, NN-A1 and NN-B1 (J = 3) trained on each set and tested on each (figure 4)
     groups      the expert-made set split at random against by whole groups of configurations
+    each        the same without one group at a time, for linear and quadratic SNAP
     saturation  test error of linear and quadratic SNAP and of nets over their number of free parameters (figure 3)
 
 Run: python benchmarks/transferability.py --de w_domain_expertise.extxyz.gz --em FOLDER --eam W.eam.fs
-         [--only matrix groups saturation] [--epochs 800] [--out FILE]
+         [--only matrix groups each saturation] [--epochs 800] [--out FILE]
 FOLDER holds the entropy set as sealed shards (`dataset/` of a run) or is an extxyz file.
 """
 
@@ -163,21 +164,43 @@ def matrix(sets: list[Set], models: dict[str, Any]) -> list[str]:
 
 
 def groups(data: Dataset, models: dict[str, Any]) -> list[str]:
+    """Errors on groups that were held out whole, beside those on the same groups where a fifth of each was held out."""
     lines = [
-        f"| model | random split | by groups: median of {SPLITS} | factor | each |",
-        "|---|---|---|---|---|",
+        "| model | held out | frames | RMSE | with a random split, same groups | factor | all groups, factor |",
+        "|---|---|---|---|---|---|---|",
     ]
+    at_random = sides("random", data, data.ids)
+    owner = at_random.test.columns["group"]
+    splits = [some for k in range(SPLITS) if len((some := sides("groups", data, data.columns["group"], k)).test)]
     for name, part in models.items():
-        at_random = sides("random", data, data.ids)
-        base = rmse(errors(fitted(part, at_random.train)[0], at_random.test))
-        each = []
-        for k in range(SPLITS):
-            some = sides("groups", data, data.columns["group"], k)
-            if len(some.test):
-                each.append(rmse(errors(fitted(part, some.train)[0], some.test)))
-        middle = float(np.median(each))
-        told = ", ".join(f"{1e3 * x:.0f}" for x in each)
-        lines.append(f"| {name} | {1e3 * base:.1f} | {1e3 * middle:.1f} | {middle / base:.1f} | {told} |")
+        base = errors(fitted(part, at_random.train)[0], at_random.test)
+        for some in splits:
+            found = rmse(errors(fitted(part, some.train)[0], some.test))
+            held = sorted(set(some.test.columns["group"]))
+            known = base[np.isin(owner, held)]
+            same = f"{1e3 * rmse(known):.1f} | {found / rmse(known):.1f}" if len(known) else "- | -"
+            lines.append(
+                f"| {name} | {', '.join(held)} | {len(some.test)} | {1e3 * found:.1f} | {same} | "
+                f"{found / rmse(base):.1f} |"
+            )
+            say(lines[-1])
+    return lines
+
+
+def one_group_out(data: Dataset, models: dict[str, Any]) -> list[str]:
+    """The same with each group in turn as the only one that is not trained on."""
+    lines = [f"| held out | frames | {' | '.join(f'{n}: RMSE | random split | factor' for n in models)} |"]
+    lines.append("|---|---|" + "---|" * 3 * len(models))
+    at_random, group = sides("random", data, data.ids), data.columns["group"]
+    base = {name: errors(fitted(part, at_random.train)[0], at_random.test) for name, part in models.items()}
+    for held in sorted(set(group)):
+        out, known, cells = data.take(np.flatnonzero(group == held)), at_random.test.columns["group"] == held, []
+        rest = data.take(np.flatnonzero(group != held))
+        for name, part in models.items():
+            found = rmse(errors(fitted(part, rest)[0], out))
+            same = rmse(base[name][known]) if known.any() else np.nan
+            cells.append(f"{1e3 * found:.1f} | {1e3 * same:.1f} | {found / same:.1f}")
+        lines.append(f"| {held} | {len(out)} | {' | '.join(cells)} |")
         say(lines[-1])
     return lines
 
@@ -205,7 +228,7 @@ def main() -> None:
     parser.add_argument("--em", type=Path, required=True)
     parser.add_argument("--eam", type=Path, required=True)
     parser.add_argument("--few", type=int, help="so many configurations of each set only, to try the script")
-    parser.add_argument("--only", nargs="*", default=["matrix", "groups", "saturation"])
+    parser.add_argument("--only", nargs="*", default=["matrix", "groups", "each", "saturation"])
     parser.add_argument("--epochs", type=int, default=800)
     parser.add_argument("--keep", type=Path, help="folder that keeps the labels for the next run")
     parser.add_argument("--out", type=Path)
@@ -225,6 +248,10 @@ def main() -> None:
     parts = {
         "matrix": ("Train and test, meV/atom", lambda: matrix(sets, three)),
         "groups": ("DE split at random and by whole groups, meV/atom", lambda: groups(de, three)),
+        "each": (
+            "DE without one group at a time, meV/atom",
+            lambda: one_group_out(de, {"SNAP": snap(6, quadratic=False), "qSNAP": three["qSNAP"]}),
+        ),
         "saturation": ("Test RMSE over free parameters, meV/atom", lambda: saturation(sets, many)),
     }
     text = []
