@@ -101,7 +101,7 @@ def validated(n_free: int, parts: list[dict[str, Triangle]], weight: float) -> n
                 whole.merge(parts[m]["force"])
         found = [solve(whole, n_free, ridge).x for ridge in RIDGES]
         for c, kind in enumerate(("energy", "force")):
-            squares[:, c] += [parts[k][kind].squares(x) for x in found]
+            squares[:, c] += [parts[k][kind].residual(x) ** 2 for x in found]
             rows[c] += parts[k][kind].rows
     return 1000 * np.sqrt(squares / rows)
 

@@ -68,7 +68,7 @@ class Triangle:
         block = np.empty((len(b), self.n_columns + 1), order="F")
         block[:, :-1], block[:, -1] = a, b
         if not np.isfinite(block).all():
-            raise DataError("least squares: a row is not finite")
+            raise DataError("least squares: a row is not finite, or too large for floating point")
         if len(b):
             self._fold(block)
             self.rows += len(b)
@@ -78,9 +78,9 @@ class Triangle:
         self._fold(np.asfortranarray(weight * other.r))
         self.rows += other.rows
 
-    def squares(self, x: Floats) -> float:
-        """Sum of the squared residuals ``|A x - b|^2``."""
-        return float(np.square(self.r @ np.append(x, -1.0)).sum())
+    def residual(self, x: Floats) -> float:
+        """Length of the residual, ``|A x - b|``."""
+        return float(_lengths((self.r @ np.append(x, -1.0))[:, None])[0])
 
     def _fold(self, block: Floats) -> None:
         panel = min(_BLOCK, len(self.r))
@@ -104,9 +104,9 @@ def solve(triangle: Triangle, n_free: int = 0, ridge: float = 0.0, rcond: float 
     free = _Spectrum.of(r[:n_free, :n_free], rcond)
     rest = np.vstack([r[n_free:, n_free:], free.idle.T @ r[:n_free, n_free:]])
     goal = np.concatenate([z[n_free:], free.idle.T @ z[:n_free]])
-    scale = np.linalg.norm(rest, axis=0)
+    scale = _lengths(rest)
     # a column that lies within the free ones, but for rounding, is no column
-    scale[scale <= rcond * np.linalg.norm(r[:, n_free:], axis=0)] = np.inf
+    scale[scale <= rcond * _lengths(r[:, n_free:])] = np.inf
     held = _Spectrum.of(rest / scale, rcond)
     y = held.solve(goal, ridge) / scale
     x = free.solve(z[:n_free] - r[:n_free, n_free:] @ y)
@@ -138,5 +138,14 @@ class _Spectrum:
 
     def solve(self, goal: Floats, ridge: float = 0.0) -> Floats:
         """The shortest x of least ``|a x - goal|^2 + ridge |x|^2``."""
-        found: Floats = self.v @ (self.s / (self.s**2 + ridge) * (self.u.T @ goal))
+        inverse = self.s / (self.s**2 + ridge) if ridge else 1 / self.s
+        found: Floats = self.v @ (inverse * (self.u.T @ goal))
         return found
+
+
+def _lengths(a: Floats) -> Floats:
+    """Of each column; the squares of 1e-200 and of 1e200 are no numbers."""
+    largest = np.abs(a).max(0, initial=0.0)
+    largest[largest == 0] = 1.0
+    found: Floats = largest * np.linalg.norm(a / largest, axis=0)
+    return found

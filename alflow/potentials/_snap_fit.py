@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 _NO_MATTER: Final = {"checkpoint_s", "members_per_task"}
 """Fields that do not decide the result of a member."""
+_ABSURD: Final = 1e150
+"""Coefficients and errors from here on are no potential."""
 
 
 def fit(
@@ -194,10 +196,11 @@ class Sums:
         found = {}
         for kind, triangle in self.triangles[member].items():
             each = {"energy": 1, "force": 3 * frames.sizes, "stress": 6}[kind]
-            total = float((getattr(self.weights, kind) ** 2 * self.share[member] * each).sum())
-            if total > 0:
-                with np.errstate(over="ignore"):  # the caller looks for it
-                    found[kind] = float(np.sqrt(triangle.squares(x) / total))
+            w: Floats = getattr(self.weights, kind)
+            if largest := float(w.max()):
+                total = float(((w / largest) ** 2 * self.share[member] * each).sum())
+                with np.errstate(over="ignore", invalid="ignore"):  # the caller looks for it
+                    found[kind] = triangle.residual(x) / largest / total**0.5
         return found
 
 
@@ -227,8 +230,8 @@ def _finish(part: Part, problem: Problem, sums: Sums, members: range, out: Path)
         found = sums.solved(place, problem.n_free, part.ridge, part.rcond)
         snap = Snap(problem.settings, part.quadratic, problem.coefficients(found.x), part.zbl)
         errors = sums.rmse(place, found.x, problem.data.frames)
-        if not np.isfinite([*snap.coefficients.ravel(), *errors.values()]).all():
-            raise UnphysicalError("labels are too large for floating point: coefficients or errors came out infinite")
+        if not np.abs([*snap.coefficients.ravel(), *errors.values()]).max() < _ABSURD:
+            raise UnphysicalError("labels are too large for floating point: no square of an error would be a number")
         files += _snap_files.write(out, f"member-{member:03d}", snap, f"member {member}")
         units = {"energy": "energy_rmse_meV_atom", "force": "force_rmse_meV_A", "stress": "virial_rmse_meV_atom"}
         figures = {f"train_{units[kind]}": 1000 * value for kind, value in errors.items()}

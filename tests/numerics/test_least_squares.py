@@ -30,8 +30,8 @@ def test_blocks_of_any_size_give_the_solution_of_the_whole(block, n):
     np.testing.assert_allclose(found.x, want, rtol=1e-10, atol=1e-12)
     assert found.rank == n
     assert triangle.rows == 200
-    assert triangle.squares(want) == pytest.approx(square[0], rel=1e-12)
-    assert triangle.squares(np.zeros(n)) == pytest.approx(b @ b, rel=1e-12)
+    assert triangle.residual(want) ** 2 == pytest.approx(square[0], rel=1e-12)
+    assert triangle.residual(np.zeros(n)) ** 2 == pytest.approx(b @ b, rel=1e-12)
 
 
 def test_columns_of_all_scales_keep_their_digits():
@@ -43,6 +43,17 @@ def test_columns_of_all_scales_keep_their_digits():
     np.testing.assert_allclose(found.x, want, rtol=1e-10)
     assert found.rank == 20
     assert found.condition == pytest.approx(np.linalg.cond(a / length), rel=1e-8)
+
+
+@pytest.mark.parametrize("n_free", [0, 2])
+@pytest.mark.parametrize("size", [1e-300, 1e-170, 1e170, 1e300])
+def test_squares_need_not_be_numbers(size, n_free):
+    a, b = problem(50, 6)
+    plain, tiny = streamed(a, b), streamed(size * a, size * b)
+    want, found = solve(plain, n_free, 1e-3), solve(tiny, n_free, 1e-3)
+    np.testing.assert_allclose(found.x, want.x, rtol=1e-12)
+    assert (found.rank, found.condition) == (6, pytest.approx(want.condition))
+    assert tiny.residual(found.x) / size == pytest.approx(plain.residual(want.x))
 
 
 def test_columns_that_nearly_agree_are_told_apart_where_normal_equations_fail():
