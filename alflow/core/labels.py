@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from alflow.core.frames import Floats, Frames
+from alflow.core.frames import Bools, Floats, Frames
 from alflow.errors import DataError
 
 
@@ -50,6 +50,14 @@ class Labels:
         pick = np.asarray(indices, np.int64).reshape(-1)
         stress = None if self.stress is None else self.stress[pick]
         return Labels(self.energy[pick], self.forces[frames.atoms_of(pick)], stress)
+
+    def has_stress(self, frames: Frames) -> Bools:
+        """Which of `frames`, theirs, have a stress, (n_frames,): a finite one, in a cell that is closed all around.
+
+        Others have no volume that a stress could be of.
+        """
+        closed = np.asarray(frames.pbc.all(axis=1), np.bool_)
+        return np.zeros_like(closed) if self.stress is None else closed & np.isfinite(self.stress).all(axis=(1, 2))
 
     @staticmethod
     def missing(frames: Frames, stress: bool = True) -> Labels:

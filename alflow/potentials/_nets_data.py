@@ -147,9 +147,8 @@ class Targets:
 
 def _virial(frames: Frames, labels: Labels, scale: float, counts: Bools) -> tuple[Floats, Bools]:
     """Volume times stress in units of `scale`, and which frames have one."""
-    stress = np.full((len(frames), 3, 3), np.nan) if labels.stress is None else labels.stress
-    has: Bools = np.asarray(np.isfinite(stress).all((1, 2)) & counts)
-    if not has.any():
+    has = labels.has_stress(frames) & counts
+    if labels.stress is None or not has.any():
         raise UnphysicalError("stress_weight is set, but no label of the dataset has a stress that counts")
-    virial: Floats = np.where(has[:, None, None], stress, 0.0) * (frames.volumes / scale)[:, None, None]
+    virial: Floats = np.where(has[:, None, None], labels.stress, 0.0) * (frames.volumes / scale)[:, None, None]
     return virial, has

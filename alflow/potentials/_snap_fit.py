@@ -195,10 +195,10 @@ class Sums:
         """Root mean squares of the residuals, as weighted in the fit; of kinds that have a weight."""
         found = {}
         for kind, triangle in self.triangles[member].items():
-            each = {"energy": 1, "force": 3 * frames.sizes, "stress": 6}[kind]
+            each = {"energy": np.ones(1), "force": 3.0 * frames.sizes, "stress": np.full(1, 6.0)}[kind]
             w: Floats = getattr(self.weights, kind)
             if largest := float(w.max()):
-                total = float(((w / largest) ** 2 * self.share[member] * each).sum())
+                total = float((np.square(w / largest) * self.share[member] * each).sum())
                 with np.errstate(over="ignore", invalid="ignore"):  # the caller looks for it
                     found[kind] = triangle.residual(x) / largest / total**0.5
         return found

@@ -56,10 +56,9 @@ def frame_weights(part: Part, data: Dataset, settings: BispectrumSettings, halt:
     factors = {g: f if isinstance(f, tuple) else (f, f, f) for g, f in part.group_weights.items()}
     table = np.array([factors.get(str(g), (1.0, 1.0, 1.0)) for g in groups], float).reshape(-1, 3)
     w = table * [part.energy_weight, part.force_weight_A, part.stress_weight]
-    stress = data.labels.stress
-    if part.stress_weight and (stress is None or not np.isfinite(stress).all((1, 2)).any()):
+    has = data.labels.has_stress(data.frames)
+    if part.stress_weight and not has.any():
         raise UnphysicalError("stress_weight is set, but no label of the dataset has a stress")
-    has = np.zeros(len(data), np.bool_) if stress is None else np.isfinite(stress).all((1, 2))
     w[~has, 2] = 0.0
     empty = np.zeros((len(data), 2), np.bool_)
     if part.zero_labels != "fit":
@@ -135,13 +134,14 @@ def uneven(settings: BispectrumSettings, frames: Frames) -> Bools:
     Forces that symmetry forbids are zero for every potential, others for none but a special one: so one of random
     coefficients tells a crystal in its sites from forces that nobody computed.
     """
-    coefficients = np.random.default_rng(0).normal(size=settings.n_features)
+    each = np.random.default_rng(0).normal(size=(len(settings.numbers), settings.n_features))
+    coefficients = each[settings.species_index(frames.numbers)]
     size: list[Floats] = []
 
     def respond(b: Floats) -> Floats:
         lone = np.zeros(b.shape[1]) if settings.bzero else _lone(settings)
         size.append(np.abs((b - lone) * coefficients).sum(1))
-        return np.broadcast_to(coefficients, b.shape)
+        return coefficients
 
     _, grad, strain = bispectrum.evaluate(settings, frames, neighbor_list(frames, settings.cutoff_A), respond)
     first = frames.offsets[:-1]

@@ -43,6 +43,7 @@ def unlabelled(part: Part, data: Dataset, settings: BispectrumSettings, halt: Ha
     if part.zero_labels == "fit":
         return None
     used = np.tile([part.force_weight_A > 0, part.stress_weight > 0], (len(data), 1))
+    used[:, 1] &= data.labels.has_stress(data.frames)
     empty = placeholders(data, settings, used, BLOCK_ATOMS, halt)
     if part.zero_labels == "refuse" and empty.any():
         groups = [str(g) for g in data.columns.get("group", [""] * len(data))]

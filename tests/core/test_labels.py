@@ -67,6 +67,16 @@ def test_fingerprint_is_of_content_not_of_order():
     assert a.fingerprint == "60dc47f557eae0d3"
 
 
+def test_a_stress_is_a_finite_one_of_a_closed_cell():
+    frames = Frames(FRAMES.numbers, FRAMES.positions, FRAMES.cell, FRAMES.pbc.copy(), FRAMES.offsets)
+    frames.pbc[1, 2] = False
+    some = labels()
+    assert some.stress is not None
+    some.stress[2, 0, 1] = np.nan
+    assert some.has_stress(frames).tolist() == [True, False, False]
+    assert not labels(stress=False).has_stress(FRAMES).any()
+
+
 def test_seeds_depend_on_campaign_and_name_only():
     assert task_seed(1, "a") == task_seed(1, "a")
     assert len({task_seed(s, n) for s in range(20) for n in ("a", "b", "0-sample-00001", "")}) == 80

@@ -208,6 +208,14 @@ def test_symmetry_is_told_from_neglect():
     assert uneven(bare, frames).tolist() == uneven(settings, frames).tolist()
 
 
+def test_elements_of_equal_weight_hide_no_neglect():
+    """Descriptors do not tell them apart, but coefficients do."""
+    perfect, z = crystal(0.0), np.random.default_rng(1).permutation(np.resize(BOTH, 16))
+    mixed = Frames.single(z, perfect.positions, perfect.cell[0])
+    settings = replace(ALLOY, weights={"Al": 1.0, "Cu": 1.0}, radii={}).descriptors(BOTH)
+    assert uneven(settings, Frames.concat([perfect, mixed])).tolist() == [[False, True], [True, True]]
+
+
 def placeholder_data():
     """Four real frames, three rattled crystals without forces, a perfect one whose forces are zero."""
     frames = Frames.concat([morse_dataset(4, 9, (3, 6)).frames, *(crystal(0.2, k) for k in range(3)), crystal(0.0)])
@@ -248,6 +256,35 @@ def test_stress_is_taken_from_the_frames_that_have_one(tmp_path):
     none = Dataset(data.frames, Labels(data.labels.energy, data.labels.forces), THEORY)
     with pytest.raises(UnphysicalError, match="stress"):
         ALLOY.fit(none, range(1), 0, tmp_path)
+
+
+@pytest.mark.parametrize("cell", [np.zeros((3, 3)), np.eye(3) * 9])
+def test_a_stress_counts_in_closed_cells_only(cell, tmp_path):
+    """Open ones have no volume, so such numbers mean nothing: those of a molecule, zeros or not."""
+    closed = morse_dataset(12, 11, (3, 6))
+    molecule = Frames.single([13] * 2, [[0, 0, 0], [0, 0, 2.7]], cell, pbc=False)
+    frames = Frames.concat([closed.frames, molecule, molecule.moved(molecule.positions * 1.1)])
+    stress = np.concatenate([closed.labels.stress, np.zeros((1, 3, 3)), np.ones((1, 3, 3))])
+    labels = Labels(np.append(closed.labels.energy, [-0.2, -0.3]), np.vstack([closed.labels.forces, np.ones((4, 3))]))
+    part, found = replace(LINEAR, stress_weight=1.0), []
+    for name, given in (("some", stress), ("none", np.where(np.arange(14)[:, None, None] < 12, stress, np.nan))):
+        data = Dataset(frames, Labels(labels.energy, labels.forces, given), THEORY)
+        found.append(fitted(part, data, tmp_path / name)[0].mean.coefficients)
+    np.testing.assert_array_equal(*found)
+    alone = Dataset(molecule, Labels(np.zeros(1), np.ones((2, 3)), np.ones((1, 3, 3))), THEORY)
+    with pytest.raises(UnphysicalError, match="no label of the dataset has a stress"):
+        part.fit(alone, range(1), 0, tmp_path)
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e200])
+def test_only_ratios_of_weights_matter(size, tmp_path):
+    data, found = morse_dataset(12, 11, (3, 6)), []
+    for k in (1.0, size):
+        part = replace(LINEAR, energy_weight=30 * k, force_weight_A=k, stress_weight=0.1 * k)
+        found.append(fitted(part, data, tmp_path / str(k)))
+    (a, one), (b, other) = found
+    np.testing.assert_allclose(a.mean.coefficients, b.mean.coefficients, rtol=1e-9)
+    assert {k: v[0] for k, v in one.metrics.items()} == pytest.approx({k: v[0] for k, v in other.metrics.items()})
 
 
 # ---- bad input -----------------------------------------------------------------------------------------------------

@@ -254,6 +254,19 @@ def test_forces_that_nobody_computed_are_refused_or_left_out(tmp_path):
     replace(part, zero_labels="fit").fit(some, range(1), 3, tmp_path)
 
 
+def test_stresses_of_open_cells_do_not_count(tmp_path):
+    frames = Frames(
+        DATA.frames.numbers, DATA.frames.positions, DATA.frames.cell, DATA.frames.pbc.copy(), DATA.frames.offsets
+    )
+    frames.pbc[::2, 1] = False
+    zeros = np.where(np.arange(12)[:, None, None] % 2, DATA.labels.stress, 0.0)
+    data = Dataset(frames, Labels(DATA.labels.energy, DATA.labels.forces, zeros), THEORY)
+    species = np.zeros(frames.n_atoms, np.int32)
+    targets = Targets.of(frames, data.labels, (13,), species, Weights(1.0, 0.5, 0.3))
+    assert targets.has_virial.tolist() == [False, True] * 6
+    replace(PART, max_epochs=1, force_weight_A=0.5, stress_weight=0.3).fit(data, range(1), 3, tmp_path)
+
+
 def test_memory_for_jacobians_is_bounded_and_known_beforehand():
     settings = PART.descriptors([13])
     whole = Descriptors(settings, DATA.frames, 1e9, strains=True)
