@@ -59,9 +59,14 @@ def _ended(state: State, run_dir: Path) -> int:
         return STOPPED
     from alflow.monitor.report import write_report
     from alflow.monitor.table import final_table
+    from alflow.runtime import layout
 
     Console().print(final_table(run_dir))
     _say(f"report: {_short(write_report(run_dir))}")
+    if (model := run_dir / layout.POTENTIAL).exists():
+        _say(f"potential: {_short(model)}")
+    if (for_lammps := model / layout.LAMMPS).exists():
+        _say(f"for LAMMPS: {_short(for_lammps)}")
     if state.closed.failed:
         _say(f"the campaign failed: {state.closed.reason}", "", *_verbs(shown, "why", "resume"))
     return 1 if state.closed.failed else 0

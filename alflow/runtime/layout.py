@@ -29,6 +29,8 @@ PARSL: Final = "parsl"
 MONITORING: Final = "parsl/monitoring.db"
 POTENTIAL: Final = "potential"
 """A link to the folder of the newest model."""
+LAMMPS: Final = "lammps"
+"""In the folder of a model: what LAMMPS needs to run it, if it can."""
 
 
 def task_dir(task_id: str) -> Path:

@@ -29,6 +29,7 @@ from alflow.core.rng import task_rng, task_seed
 from alflow.errors import InfrastructureError, ResourceError
 from alflow.interfaces import Code, Guide, Halt, Limits, Model, Stop
 from alflow.runtime import lanes, layout
+from alflow.runtime.lammps_files import write_lammps
 from alflow.runtime.runner import failure_kind
 from alflow.spec.amend import amended
 from alflow.spec.site import Site, code_of, load_site
@@ -405,6 +406,8 @@ def _calibrate(c: _Context, args: Mapping[str, Any]) -> dict[str, Any]:
     elements = sorted(_symbols(data.frames))
     fields = registry.dump("potentials", c.stage.potential)
     registry.save_manifest(manifest, fields.pop("kind"), fields, files, elements)
+    if why := write_lammps(model, folder / layout.LAMMPS):
+        print(f"no files for LAMMPS: {why}")  # noqa: T201  # into the log of the task
     return {
         "path": c.relative(manifest),
         "n": len(data),

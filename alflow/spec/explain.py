@@ -179,7 +179,14 @@ def _split(doc: str) -> tuple[str, dict[str, str]]:
         for name in names:
             words = item[2] if item else line.strip()
             said[name] = f"{said.get(name, '')} {words}".strip()
-    return f"{head.strip()}\n\n{tail}".strip(), said
+    return _flowing(f"{head.strip()}\n\n{tail}".strip()), said
+
+
+def _flowing(text: str) -> str:
+    """Paragraphs on one line each, for whoever shows them to break; what is indented or a list keeps its lines."""
+    parts = re.split(r"\n{2,}", text)
+    kept = re.compile(r"\n(\s|[-*] )")
+    return "\n\n".join(p if kept.search(f"\n{p}") else " ".join(p.split()) for p in parts)
 
 
 def _limits(metadata: Sequence[Any]) -> str:

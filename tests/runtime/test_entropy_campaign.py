@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from alflow.engines.lammps import LammpsProcess
+from alflow.registry import load_model
 from alflow.runtime import campaign_run
 from alflow.runtime.runner import InlineRunner
 from alflow.runtime.worker import execute
@@ -28,7 +31,7 @@ stages:
     builder:
       {{kind: random_cell, species: {{Al: 1.0}}, edge_A: [5.0, 7.0], density_g_cm3: [1.8, 2.6], min_distance_A: 2.2}}
     sampler: {{kind: entropy, cutoff_A: 4.5, method: minimize, max_steps: 10, keep: unknown}}
-    potential: {{kind: toy}}
+    potential: {potential}
     uncertainty: {uncertainty}
     selector: {{kind: everything}}
     labeler: {{kind: toy}}
@@ -37,9 +40,9 @@ stages:
 """
 
 
-def ran(folder: Path, uncertainty: str, rounds: int) -> Dataset:
+def ran(folder: Path, uncertainty: str, rounds: int, potential: str = "{kind: toy}") -> Dataset:
     (folder / "site.yaml").write_text(SITE)
-    (folder / "workflow.yaml").write_text(WORKFLOW.format(uncertainty=uncertainty, rounds=rounds))
+    (folder / "workflow.yaml").write_text(WORKFLOW.format(uncertainty=uncertainty, rounds=rounds, potential=potential))
     run = campaign_run.prepare(folder / "workflow.yaml", folder / "site.yaml", folder / "run")
     campaign_run.resume(run, lambda _, root: InlineRunner(execute, str(root)))
     return Dataset.open(sorted((run / "dataset").glob("*.h5")))
@@ -60,3 +63,15 @@ def test_in_a_loop_the_model_of_the_round_before_judges(tmp_path, energy_meV, mo
     assert (later.sum() > 0) == more
     assert np.isnan(data.columns["score"][~later]).all()
     assert (data.columns["score"][later] > 1).all()
+
+
+def test_lammps_runs_the_potential_that_comes_out(tmp_path):
+    snap = "{kind: snap, elements: [Al], twojmax: 4, cutoff_A: 4.5, members: 3, members_per_task: 1}"
+    data = ran(tmp_path, "{kind: none}", 1, snap)
+    model = load_model(tmp_path / "run" / "potential")
+    copy = shutil.copytree(tmp_path / "run" / "potential" / "lammps", tmp_path / "copy")
+    process = LammpsProcess([f"shell cd {copy}", "include in.potential"], 1)
+    answers = list(process.answers(data.frames, np.ones(data.frames.n_atoms, np.int64), 60))
+    process.close()
+    assert not [a.problem for a in answers if a.problem]
+    np.testing.assert_allclose([a.energy for a in answers], model.predict(data.frames).energy, rtol=1e-9)

@@ -41,7 +41,11 @@ def test_a_manual_is_read_off_the_class(monkeypatch):
     class Example:
         """First line.
 
-        More about it: with a colon.
+        More about it: with a colon,
+        and a second line.
+
+            an example
+            of two lines
 
         Attributes:
             a_A: a length,
@@ -60,7 +64,8 @@ def test_a_manual_is_read_off_the_class(monkeypatch):
 
     monkeypatch.setattr(registry, "part_class", lambda *_: Example)
     found = manual("sampler", "example")
-    assert found.text == "First line.\n\nMore about it: with a colon.\n\nA closing remark."
+    paragraphs = ("First line.", "More about it: with a colon, and a second line.", "    an example\n    of two lines")
+    assert found.text == "\n\n".join([*paragraphs, "A closing remark."])
     assert found.keys == (
         Key("a_A", "number", "required", "a length, told on two lines."),
         Key("b", "whole number", "3", "two of a kind."),
