@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,21 +10,24 @@ from ase.data import atomic_numbers
 
 from alflow.errors import InputError
 
-_POSITIVE = ("members", "lr", "warm_lr", "min_lr", "patience", "batch", "max_epochs", "cache_GB", "checkpoint_s")
+_POSITIVE = (
+    *("members", "lr", "warm_lr", "min_lr", "patience", "batch", "max_epochs", "max_seconds", "cache_GB"),
+    "checkpoint_s",
+)
 
 
 def check_positive(part: Any, names: Sequence[str]) -> None:
     """Fields that are positive or None: `names`, and those that all nets share."""
     for name in (*names, *_POSITIVE):
         value = getattr(part, name)
-        if value is not None and not value > 0:
+        if value is not None and not 0 < value < math.inf:
             raise InputError(name, f"expected a positive number, got {value}")
 
 
 def check_training(part: Any) -> None:
-    """Weights of the loss, learning rates and hidden layers."""
-    for name in ("energy_weight", "force_weight_A", "stress_weight"):
-        if not getattr(part, name) >= 0:
+    """Weights of the loss, learning rates, and members that share a task."""
+    for name in ("energy_weight", "force_weight_A", "stress_weight", "members_per_task"):
+        if not 0 <= getattr(part, name) < math.inf:
             raise InputError(name, f"expected zero or more, got {getattr(part, name)}")
     if not part.energy_weight + part.force_weight_A > 0:
         raise InputError("energy_weight", "energy_weight and force_weight_A are both zero: nothing to fit")

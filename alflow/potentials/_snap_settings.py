@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
+import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 
 from alflow.core.frames import Ints
-from alflow.errors import DataError
+from alflow.errors import DataError, InputError
 from alflow.numerics.bispectrum import BispectrumSettings
+from alflow.potentials._nets_check import check_elements
 
-WHY_WEIGHTS: Final = "with several elements each needs a weight of its own, or neighbours of all kinds look the same"
+MOST_TWOJMAX: Final = 20
+"""506 components; tables of more couplings would fill the memory."""
+_WHY_WEIGHTS: Final = "with several elements each needs a weight of its own, or neighbours of all kinds look the same"
 
 
 class BispectrumPart(Protocol):
@@ -46,8 +50,8 @@ def settings_of(part: BispectrumPart, numbers: Ints | Sequence[int], *, bzero: b
     if not set(found) <= set(known):
         raise DataError(f"the data hold the atomic numbers {found}, but `elements` is {list(part.elements)}")
     symbols = [chemical_symbols[z] for z in known]
-    if lacking := unweighted(part, symbols):
-        raise DataError(f"`weights` lacks {', '.join(lacking)}: {WHY_WEIGHTS}")
+    if lacking := _unweighted(part, symbols):
+        raise DataError(f"`weights` lacks {', '.join(lacking)}: {_WHY_WEIGHTS}")
     return BispectrumSettings(
         known,
         part.twojmax,
@@ -61,6 +65,36 @@ def settings_of(part: BispectrumPart, numbers: Ints | Sequence[int], *, bzero: b
     )
 
 
-def unweighted(part: BispectrumPart, elements: Sequence[str]) -> list[str]:
+def check_descriptors(part: BispectrumPart, elements: frozenset[str]) -> None:
+    """Refuse fields that cannot work for these chemical symbols; see `alflow.interfaces.Potential.check`.
+
+    Raises:
+        InputError: with the field at fault.
+    """
+    if not 0 < part.cutoff_A < np.inf:
+        raise InputError("cutoff_A", f"expected a positive number, got {part.cutoff_A}")
+    if not 0 <= part.twojmax <= MOST_TWOJMAX:
+        raise InputError("twojmax", f"expected a number from 0 to {MOST_TWOJMAX}, got {part.twojmax}")
+    if not 0 < part.rfac0 <= 1:
+        raise InputError("rfac0", f"expected a positive number of at most 1, got {part.rfac0}")
+    check_elements(part.elements, elements)
+    for name, given in (("radii", part.radii), ("weights", part.weights)):
+        if strange := sorted(s for s in given if atomic_numbers.get(s, 0) < 1):
+            raise InputError(name, f"not chemical symbols: {', '.join(strange)}")
+    if not all(0 < r < np.inf for r in part.radii.values()):
+        raise InputError("radii", f"expected positive numbers, got {dict(part.radii)}")
+    if not np.isfinite(list(part.weights.values())).all():
+        raise InputError("weights", f"expected numbers, got {dict(part.weights)}")
+    symbols = part.elements or sorted(elements)
+    shortest = 2 * part.cutoff_A * min([part.radii.get(s, 0.5) for s in symbols], default=0.5)
+    if not 0 <= part.rmin0_A < shortest:
+        raise InputError(
+            "rmin0_A", f"expected 0 or more and less than the shortest cutoff, {shortest:g}, got {part.rmin0_A}"
+        )
+    if lacking := _unweighted(part, symbols):
+        raise InputError("weights", f"lacks {', '.join(lacking)}", _WHY_WEIGHTS)
+
+
+def _unweighted(part: BispectrumPart, elements: Sequence[str]) -> list[str]:
     """Those of several elements that have no weight."""
     return [s for s in elements if s not in part.weights] if len(elements) > 1 else []

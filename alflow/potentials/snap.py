@@ -15,7 +15,7 @@ from alflow.errors import InputError
 from alflow.interfaces import Capability, FitReport, Halt, Model, never, part
 from alflow.numerics.bispectrum import BispectrumSettings
 from alflow.numerics.zbl import Zbl
-from alflow.potentials._snap_settings import WHY_WEIGHTS, settings_of, unweighted
+from alflow.potentials._snap_settings import check_descriptors, settings_of
 
 if TYPE_CHECKING:
     from alflow.store.dataset import Dataset
@@ -105,6 +105,7 @@ class Part:
         object.__setattr__(self, "members_per_task", group)
 
     def check(self, elements: frozenset[str]) -> None:
+        check_descriptors(self, elements)
         for name in _POSITIVE:
             if not 0 < getattr(self, name) < np.inf:
                 raise InputError(name, f"expected a positive number, got {getattr(self, name)}")
@@ -113,36 +114,17 @@ class Part:
                 raise InputError(name, f"expected zero or more, got {getattr(self, name)}")
         if not self.energy_weight + self.force_weight_A + self.stress_weight > 0:
             raise InputError("energy_weight", "all three weights are zero: nothing to fit")
-        for name in ("rfac0", "rcond"):
-            if not getattr(self, name) <= 1:
-                raise InputError(name, f"expected at most 1, got {getattr(self, name)}")
-        self._check_elements(elements)
+        if not self.rcond <= 1:
+            raise InputError("rcond", f"expected at most 1, got {self.rcond}")
+        if strange := sorted(s for s in self.isolated_eV if atomic_numbers.get(s, 0) < 1):
+            raise InputError("isolated_eV", f"not chemical symbols: {', '.join(strange)}")
+        if not np.isfinite(list(self.isolated_eV.values())).all():
+            raise InputError("isolated_eV", f"expected numbers, got {dict(self.isolated_eV)}")
         for group, factors in self.group_weights.items():
             if not all(0 <= f < np.inf for f in (factors if isinstance(factors, tuple) else (factors,))):
                 raise InputError(f"group_weights.{group}", f"expected factors of zero or more, got {factors}")
         if self.zbl_A is not None and not 0 < self.zbl_A[0] < self.zbl_A[1] < np.inf:
             raise InputError("zbl_A", f"expected 0 < inner < outer, got {list(self.zbl_A)}")
-
-    def _check_elements(self, elements: frozenset[str]) -> None:
-        for name in ("elements", "radii", "weights", "isolated_eV"):
-            strange = sorted(s for s in getattr(self, name) if atomic_numbers.get(s, 0) < 1)
-            if strange:
-                raise InputError(name, f"not chemical symbols: {', '.join(strange)}")
-        if len(set(self.elements)) < len(self.elements):
-            raise InputError("elements", f"expected each element once, got {', '.join(self.elements)}")
-        absent = sorted(elements - set(self.elements)) if self.elements else []
-        if absent:
-            raise InputError("elements", f"the structures hold {', '.join(absent)} too", "add them, or leave it out")
-        for name in ("weights", "isolated_eV"):
-            if not np.isfinite(list(getattr(self, name).values())).all():
-                raise InputError(name, f"expected numbers, got {dict(getattr(self, name))}")
-        if not all(0 < r < np.inf for r in self.radii.values()):
-            raise InputError("radii", f"expected positive numbers, got {dict(self.radii)}")
-        shortest = 2 * self.cutoff_A * min([self.radii.get(s, 0.5) for s in self.elements or elements], default=0.5)
-        if not self.rmin0_A < shortest:
-            raise InputError("rmin0_A", f"expected less than the shortest cutoff, {shortest:g}, got {self.rmin0_A}")
-        if lacking := unweighted(self, self.elements or sorted(elements)):
-            raise InputError("weights", f"lacks {', '.join(lacking)}", WHY_WEIGHTS)
 
     @property
     def zbl(self) -> Zbl | None:
@@ -178,7 +160,5 @@ class Part:
         return SnapModel.load([path])
 
 
-_POSITIVE = ("cutoff_A", "rfac0", "rcond", "members", "batch_atoms", "checkpoint_s")
-_NOT_NEGATIVE = (
-    *("twojmax", "rmin0_A", "energy_weight", "force_weight_A", "stress_weight", "ridge", "members_per_task"),
-)
+_POSITIVE = ("rcond", "members", "batch_atoms", "checkpoint_s")
+_NOT_NEGATIVE = ("energy_weight", "force_weight_A", "stress_weight", "ridge", "members_per_task")

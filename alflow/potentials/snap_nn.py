@@ -7,14 +7,12 @@ from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
-from ase.data import atomic_numbers
-
 from alflow.core.frames import Frames, Ints
-from alflow.errors import DataError, InputError
+from alflow.errors import InputError
 from alflow.interfaces import Capability, FitReport, Halt, Model, never, part
 from alflow.numerics.bispectrum import BispectrumSettings
-from alflow.potentials._nets_check import check_elements, check_hidden, check_positive, check_training
-from alflow.potentials._snap_settings import WHY_WEIGHTS, settings_of, unweighted
+from alflow.potentials._nets_check import check_hidden, check_positive, check_training
+from alflow.potentials._snap_settings import check_descriptors, settings_of
 
 if TYPE_CHECKING:
     from alflow.potentials._nets_fit import Recipe
@@ -129,25 +127,14 @@ class Part:
         return self.hidden or hidden_layers(self.architecture)
 
     def check(self, elements: frozenset[str]) -> None:
-        check_positive(self, ("cutoff_A", "rfac0", "twojmax"))
+        check_descriptors(self, elements)
+        check_positive(self, ())
         check_training(self)
         check_hidden(self.widths)
-        check_elements(self.elements, elements)
         if not (min(self.shares) >= 0 and self.shares[0] > 0 and abs(sum(self.shares) - 1) < 1e-9):
             raise InputError("shares", f"expected three parts of 1, the first not zero, got {list(self.shares)}")
         if not 0 <= self.plateau_change < 1:
             raise InputError("plateau_change", f"expected a part of the loss, from 0 to 1, got {self.plateau_change}")
-        for name in ("radii", "weights"):
-            strange = sorted(s for s in getattr(self, name) if atomic_numbers.get(s, 0) < 1)
-            if strange:
-                raise InputError(name, f"not chemical symbols: {', '.join(strange)}")
-        if lacking := unweighted(self, self.elements or sorted(elements)):
-            raise InputError("weights", f"lacks {', '.join(lacking)}", WHY_WEIGHTS)
-        if known := [atomic_numbers[s] for s in self.elements or sorted(elements)]:
-            try:
-                self.descriptors(known)
-            except DataError as exc:
-                raise InputError("cutoff_A", str(exc)) from None
 
     def descriptors(self, numbers: Ints | Sequence[int]) -> BispectrumSettings:
         """Settings of the descriptors for these atomic numbers, or for `elements` where given.

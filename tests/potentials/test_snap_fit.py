@@ -359,6 +359,7 @@ def test_elements_that_are_not_known_are_refused(tmp_path):
         ({"cutoff_A": 0.0}, "cutoff_A"),
         ({"cutoff_A": float("nan")}, "cutoff_A"),
         ({"twojmax": -1}, "twojmax"),
+        ({"twojmax": 200}, "twojmax"),
         ({"members": 0}, "members"),
         ({"ridge": -1.0}, "ridge"),
         ({"rcond": 1.5}, "rcond"),
