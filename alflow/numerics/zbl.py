@@ -61,7 +61,7 @@ def pair_energy(zbl: Zbl, r: Floats, zi: Floats, zj: Floats) -> tuple[Floats, Fl
 def evaluate(zbl: Zbl, frames: Frames, neighbors: Neighbors) -> tuple[Floats, Floats, Floats]:
     """Energy of each frame (n_frames,), gradient by positions (n_atoms, 3) and by strain (n_frames, 3, 3).
 
-    NaN where a frame has no list. Strain as in `alflow.numerics.bispectrum`.
+    NaN where a frame has no list, or atoms in one place. Strain as in `alflow.numerics.bispectrum`.
     """
     if neighbors.cutoff_A < zbl.outer_A:
         raise DataError(f"zbl: expected a list to {zbl.outer_A} Å, got one to {neighbors.cutoff_A} Å")
@@ -71,14 +71,18 @@ def evaluate(zbl: Zbl, frames: Frames, neighbors: Neighbors) -> tuple[Floats, Fl
     r = np.linalg.norm(apart, axis=1)
     near = r < zbl.outer_A
     i, j, apart, r = i[near], neighbors.j[near], apart[near], r[near]
-    value, slope = pair_energy(zbl, r, frames.numbers[i].astype(float), frames.numbers[j].astype(float))
-    pull = (slope / r)[:, None] * apart / 2  # a pair stands twice in the list
+    with np.errstate(all="ignore"):  # atoms in one place
+        value, slope = pair_energy(zbl, r, frames.numbers[i].astype(float), frames.numbers[j].astype(float))
+        pull = (slope / r)[:, None] * apart / 2  # a pair stands twice in the list
+    endless = ~np.isfinite(np.column_stack([value, pull])).all(1)
+    value[endless], pull[endless] = 0.0, 0.0
     grad, strain = np.zeros((frames.n_atoms, 3)), np.zeros((len(frames), 3, 3))
     np.add.at(grad, j, pull)
     np.subtract.at(grad, i, pull)
     np.add.at(strain, frame[i], pull[:, :, None] * apart[:, None, :])
     energy: Floats = np.bincount(frame[i], value / 2, len(frames)).astype(np.float64)
     bad = ~neighbors.valid
+    bad[frame[i[endless]]] = True
     energy[bad], strain[bad], grad[bad[frame]] = np.nan, np.nan, np.nan
     return energy, grad, strain
 

@@ -160,7 +160,7 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     except (OSError, UnicodeDecodeError) as exc:
         raise DataError(f"{path}: cannot be read: {exc}") from exc
     for number, line in enumerate(text.splitlines(), 1):
-        if words := line.partition("#")[0].split():
+        if words := re.findall(r'"[^"]*"|\S+', line.partition("#")[0]):
             yield number, words
 
 

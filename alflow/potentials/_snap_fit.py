@@ -99,24 +99,25 @@ class Problem:
         Without `derivatives` those of energies only.
 
         Raises:
-            UnphysicalError: a frame without descriptors: NaN, no volume, denser than any matter.
+            UnphysicalError: a frame without descriptors or repulsion: NaN, no volume, denser than any matter.
         """
         found = rows_of(self.settings, self.part.quadratic, frames, derivatives=derivatives)
-        n, size = len(frames), frames.sizes[:, None]
-        bad = np.flatnonzero(~np.isfinite(found.energy).all((1, 2)))
-        if len(bad):
-            raise UnphysicalError(
-                f"frame {frames[int(bad[0])].ids()[0]} has no descriptors: positions that are not finite, a cell "
-                "without volume, or atoms denser than any matter; leave it out of the dataset"
-            )
+        n, size, lost = len(frames), frames.sizes[:, None], ~np.isfinite(found.energy).all((1, 2))
         counts = composition(frames, self.settings.numbers)
         energy = labels.energy - counts @ self.offset
         forces, virial = labels.forces, self._virial(frames, labels)
         if self.part.zbl is not None:
             near = neighbor_list(frames, self.part.zbl.outer_A)
             e, gradient, strain = zbl.evaluate(self.part.zbl, frames, near)
+            lost |= np.isnan(e)
             energy, forces = energy - e, forces + gradient
             virial = virial - np.stack([strain[:, i, j] for i, j in VOIGT], 1)
+        if lost.any():
+            raise UnphysicalError(
+                f"frame {frames[int(lost.argmax())].ids()[0]} has no descriptors: positions that are not finite, a "
+                "cell without volume, atoms in one place, or far more neighbours than in any matter; leave it out of "
+                "the dataset"
+            )
         left = counts[:, self.free] / size
         rows = {
             "energy": (np.hstack([left, found.energy.reshape(n, -1) / size])[:, None], (energy / size[:, 0])[:, None])

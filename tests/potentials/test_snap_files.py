@@ -91,6 +91,11 @@ def test_scripts_may_have_variables_and_continuations(folder):
     assert read(folder / "x.snap").alike(snap(zbl=Zbl(2.0, 3.0)))
 
 
+def test_names_may_have_spaces(folder):
+    _snap_files.write(folder, "of two elements", snap())
+    assert read(folder / "of two elements.snap").alike(snap())
+
+
 def test_a_missing_or_binary_file_is_named(folder):
     (folder / "x.snapparam").unlink()
     for name in ("x.snap", "x.snapcoeff"):

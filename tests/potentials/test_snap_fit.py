@@ -332,6 +332,20 @@ def test_a_structure_without_descriptors_is_named(tmp_path):
         replace(LINEAR, zero_labels="fit").fit(data, range(1), 0, tmp_path)
 
 
+def test_a_repulsion_without_end_is_named(tmp_path):
+    good = morse_dataset(3, 15, (3, 4)).frames
+    for apart in (0.0, 1e-200):
+        frames = Frames.concat([good, Frames.single([13] * 2, [[0, 0, 0], [0, 0, apart]], np.eye(3) * 9)])
+        data = Dataset(frames, Labels(np.zeros(4), np.ones((frames.n_atoms, 3))), THEORY)
+        part = replace(LINEAR, zbl_A=(1.0, 2.0))
+        with pytest.raises(UnphysicalError, match=frames[3].ids()[0]):
+            part.fit(data, range(1), 0, tmp_path)
+        got = teacher(part, [13]).predict(frames)
+        assert np.isnan(got.energy).tolist() == [False, False, False, True]
+        assert np.isnan(got.forces[-2:]).all()
+        assert np.isfinite(got.forces[:-2]).all()
+
+
 def test_absurd_labels_are_refused(tmp_path):
     data = morse_dataset(3, 15, (3, 4))
     data.labels.energy[0] = 1e300
