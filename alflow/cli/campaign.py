@@ -64,9 +64,9 @@ def _ended(state: State, run_dir: Path) -> int:
     Console().print(final_table(run_dir))
     _say(f"report: {_short(write_report(run_dir))}")
     if (model := run_dir / layout.POTENTIAL).exists():
-        _say(f"potential: {_short(model)}")
-    if (for_lammps := model / layout.LAMMPS).exists():
-        _say(f"for LAMMPS: {_short(for_lammps)}")
+        _say(f"potential: {shown}/{layout.POTENTIAL}")
+    if (model / layout.LAMMPS).exists():
+        _say(f"for LAMMPS: {shown}/{layout.POTENTIAL}/{layout.LAMMPS}")
     if state.closed.failed:
         _say(f"the campaign failed: {state.closed.reason}", "", *_verbs(shown, "why", "resume"))
     return 1 if state.closed.failed else 0

@@ -80,6 +80,8 @@ def test_a_campaign_from_its_submission_to_its_report(alflow, place):
     assert done.returncode == 0, done.stderr
     assert "run directory runs/toy-01" in done.stdout
     assert "labels bought" in done.stdout
+    assert "potential: runs/toy-01/potential\n" in done.stdout
+    assert "LAMMPS" not in done.stdout, "it has no pair style for the toy"
     run = place / "runs" / "toy-01"
     assert (run / "report.html").is_file()
     found = status(alflow, run)
