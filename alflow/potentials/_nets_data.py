@@ -76,6 +76,12 @@ class Weights:
     force_A: float
     stress: float
 
+    @staticmethod
+    def ratios(energy: float, force_A: float, stress: float) -> Weights:
+        """The same but for a factor, for only that of energies or of forces is 1: nets begin at the size of labels."""
+        largest = max(energy, force_A)
+        return Weights(energy / largest, force_A / largest, stress / largest)
+
     @property
     def slopes(self) -> bool:
         """Whether the loss holds more than energies, so that descriptors must be differentiated."""

@@ -99,7 +99,7 @@ def fit(
     if not members:
         raise DataError(f"expected a range of members such as range(0, 4), got {members}")
     recipe = part.recipe(data.frames, halt)
-    weights = Weights(part.energy_weight, part.force_weight_A, part.stress_weight)
+    weights = Weights.ratios(part.energy_weight, part.force_weight_A, part.stress_weight)
     nothing = recipe.of_members((), torch.zeros(0, 0, 0), torch.zeros(0, 0))
     species = recipe.settings.species_index(data.frames.numbers)
     without = recipe.without(data) if weights.slopes else None

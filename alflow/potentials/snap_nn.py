@@ -29,8 +29,8 @@ class Part:
     of the frame, another for each member, so a frame never changes sides while the dataset grows. Components are
     shifted and scaled to mean 0 and standard deviation 1 over all frames; energies of atoms begin at those of a least
     squares fit to the composition. The loss of a frame of N atoms is
-    ``[energy_weight^2 dE^2 + force_weight_A^2 sum |dF|^2 + stress_weight^2 V^2 |dstress|^2] / N``; the weights kept
-    are those with the best validation.
+    ``[energy_weight^2 dE^2 + force_weight_A^2 sum |dF|^2 + stress_weight^2 V^2 |dstress|^2] / N``, so that only
+    ratios of the three weights matter; the parameters kept are those with the best validation.
 
     With energies only, the descriptors are computed once and never differentiated: an epoch of ten thousand small
     cells takes a fraction of a second. With forces, the derivatives of the descriptors are kept as far as `cache_GB`

@@ -254,6 +254,16 @@ def test_forces_that_nobody_computed_are_refused_or_left_out(tmp_path):
     replace(part, zero_labels="fit").fit(some, range(1), 3, tmp_path)
 
 
+@pytest.mark.parametrize("size", [2.0**-100, 64.0])
+def test_only_ratios_of_weights_matter(size, tmp_path):
+    part = replace(PART, max_epochs=2, energy_weight=0.25, force_weight_A=0.5, stress_weight=0.1)
+    other = replace(part, energy_weight=0.25 * size, force_weight_A=0.5 * size, stress_weight=0.1 * size)
+    found = []
+    for k, p in enumerate((part, other)):
+        found.append(Members.open(tmp_path / str(k) / p.fit(DATA, range(1), 3, tmp_path / str(k)).files[0]).weights)
+    assert (found[0] == found[1]).all()
+
+
 def test_stresses_of_open_cells_do_not_count(tmp_path):
     frames = Frames(
         DATA.frames.numbers, DATA.frames.positions, DATA.frames.cell, DATA.frames.pbc.copy(), DATA.frames.offsets
