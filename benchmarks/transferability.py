@@ -198,8 +198,9 @@ def one_group_out(data: Dataset, models: dict[str, Any]) -> list[str]:
         rest = data.take(np.flatnonzero(group != held))
         for name, part in models.items():
             found = rmse(errors(fitted(part, rest)[0], out))
-            same = rmse(base[name][known]) if known.any() else np.nan
-            cells.append(f"{1e3 * found:.1f} | {1e3 * same:.1f} | {found / same:.1f}")
+            same = rmse(base[name][known]) if known.any() else 0.0
+            told = f"{1e3 * same:.1f} | {found / same:.1f}" if same else "- | -"
+            cells.append(f"{1e3 * found:.1f} | {told}")
         lines.append(f"| {held} | {len(out)} | {' | '.join(cells)} |")
         say(lines[-1])
     return lines
