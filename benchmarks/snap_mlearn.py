@@ -79,7 +79,7 @@ def folds(part: Part, data: Dataset) -> tuple[int, list[dict[str, Triangle]]]:
         pick, at = np.arange(k, len(data), FOLDS), 0
         triangles = {kind: Triangle(problem.n_columns) for kind in ("energy", "force", "fitted")}
         for frames, labels in data.take(pick).batches(part.batch_atoms):
-            rows = problem.rows(frames, labels)
+            rows = problem.rows(frames, labels, ("force",))
             (e, b), (f, c) = rows["energy"], rows["force"]
             weight = problem.weights.energy[pick[at : at + len(frames)]] / part.energy_weight
             at += len(frames)

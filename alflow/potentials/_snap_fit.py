@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -93,15 +93,15 @@ class Problem:
         """Unknowns."""
         return self.n_free + len(self.free) * self.terms
 
-    def rows(self, frames: Frames, labels: Labels, *, derivatives: bool = True) -> dict[str, tuple[Floats, Floats]]:
+    def rows(self, frames: Frames, labels: Labels, kinds: Collection[str] = KINDS) -> dict[str, tuple[Floats, Floats]]:
         """Rows and right-hand sides of a batch by kind: (n_frames, r, n_columns) or, for forces, (n_atoms, 3, ...).
 
-        Without `derivatives` those of energies only.
+        Those of energies, and of the `kinds` asked for.
 
         Raises:
             UnphysicalError: a frame without descriptors or repulsion: NaN, no volume, denser than any matter.
         """
-        found = rows_of(self.settings, self.part.quadratic, frames, derivatives=derivatives)
+        found = rows_of(self.settings, self.part.quadratic, frames, kinds)
         n, size, lost = len(frames), frames.sizes[:, None], ~np.isfinite(found.energy).all((1, 2))
         counts = composition(frames, self.settings.numbers)
         energy = labels.energy - counts @ self.offset
@@ -122,10 +122,11 @@ class Problem:
         rows = {
             "energy": (np.hstack([left, found.energy.reshape(n, -1) / size])[:, None], (energy / size[:, 0])[:, None])
         }
-        if found.derivatives is not None:
-            (gradient, strain), none = found.derivatives, np.zeros((1, 1, self.n_free))
-            rows["force"] = (_joined(none, -gradient.reshape(frames.n_atoms, 3, -1)), forces)
-            rows["stress"] = (_joined(none, strain.reshape(n, 6, -1) / size[:, :, None]), virial / size)
+        none = np.zeros((1, 1, self.n_free))
+        if found.gradient is not None:
+            rows["force"] = (_joined(none, -found.gradient.reshape(frames.n_atoms, 3, -1)), forces)
+        if found.strain is not None:
+            rows["stress"] = (_joined(none, found.strain.reshape(n, 6, -1) / size[:, :, None]), virial / size)
         return rows
 
     @staticmethod
@@ -164,10 +165,10 @@ class Sums:
         self.triangles = [{kind: Triangle(n_columns) for kind in KINDS} for _ in share]
         self.share, self.weights, self.done = share, weights, 0
 
-    def want_derivatives(self, n: int) -> bool:
-        """Whether a force or a stress of the next `n` frames has a weight."""
+    def wanted(self, n: int) -> list[str]:
+        """Kinds of labels that have a weight in the next `n` frames."""
         now = slice(self.done, self.done + n)
-        return bool((self.weights.force[now] > 0).any() or (self.weights.stress[now] > 0).any())
+        return [kind for kind in KINDS if (getattr(self.weights, kind)[now] > 0).any()]
 
     def add(self, rows: dict[str, tuple[Floats, Floats]], frames: Frames) -> None:
         """Add the rows of the next frames."""
@@ -218,7 +219,7 @@ def _accumulate(problem: Problem, sums: Sums, checkpoint: Path, key: str, every_
         if halt():
             _write_checkpoint(checkpoint, key, sums)
             raise ResourceError("halted")
-        sums.add(problem.rows(frames, labels, derivatives=sums.want_derivatives(len(frames))), frames)
+        sums.add(problem.rows(frames, labels, sums.wanted(len(frames))), frames)
         if time.monotonic() - saved > every_s:
             _write_checkpoint(checkpoint, key, sums)
             saved = time.monotonic()

@@ -9,6 +9,7 @@ so that M, a product of two small matrices for each atom, gives all of them at o
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
@@ -21,6 +22,7 @@ from alflow.numerics.bispectrum import BispectrumSettings
 from alflow.numerics.bispectrum_jacobian import jacobian, vectors
 from alflow.numerics.neighbors import Neighbors, neighbor_list
 from alflow.potentials._snap_files import n_terms
+from alflow.potentials._snap_labels import KINDS
 from alflow.potentials._snap_model import products
 
 VOIGT: Final = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
@@ -32,38 +34,41 @@ class Rows:
 
     Attributes:
         energy: (n_frames, n_elements, F).
-        derivatives: by positions, in 1/angstrom, (n_atoms, 3, n_elements, F), and by strain, in the order of `VOIGT`,
-            (n_frames, 6, n_elements, F); None where nobody asked for them.
+        gradient: derivatives by positions, in 1/angstrom, (n_atoms, 3, n_elements, F), or None if not asked for.
+        strain: derivatives by strain, in the order of `VOIGT`, (n_frames, 6, n_elements, F), or None if not asked for.
     """
 
     energy: Floats
-    derivatives: tuple[Floats, Floats] | None
+    gradient: Floats | None
+    strain: Floats | None
 
 
-def rows_of(settings: BispectrumSettings, quadratic: bool, frames: Frames, *, derivatives: bool = True) -> Rows:
-    """The rows of some frames; NaN for a frame that can have no neighbour list."""
+def rows_of(settings: BispectrumSettings, quadratic: bool, frames: Frames, kinds: Collection[str] = KINDS) -> Rows:
+    """The rows of some frames that labels of `kinds` need; NaN for a frame that can have no neighbour list."""
     neighbors = neighbor_list(frames, settings.cutoff_A)
     element = settings.species_index(frames.numbers).astype(np.int64)
     b = bispectrum.features(settings, frames, neighbors)
+    gradient = strain = None
+    if quadratic and {"force", "stress"} & {*kinds}:
+        slopes = jacobian(settings, frames, neighbors)
+        if "force" in kinds:
+            gradient = _quadratic_gradient(b, slopes, element, neighbors, len(settings.numbers))
+            gradient[~neighbors.valid[frames.frame_of_atom]] = np.nan
+        if "stress" in kinds:
+            strain = _summed(_quadratic_strain(b, slopes, frames, neighbors), element, frames, settings)
+    elif {"force", "stress"} & {*kinds}:
+        gradient, whole = bispectrum.rows(settings, frames, neighbors)
+        strain = np.stack([whole[:, i, j] for i, j in VOIGT], 1) if "stress" in kinds else None
+        gradient = gradient if "force" in kinds else None
     terms = np.hstack([b, products(b)]) if quadratic else b
-    return Rows(
-        _summed(terms, element, frames, settings),
-        _derivatives(settings, quadratic, frames, neighbors, b, element) if derivatives else None,
-    )
+    return Rows(_summed(terms, element, frames, settings), gradient, strain)
 
 
-def _derivatives(
-    settings: BispectrumSettings, quadratic: bool, frames: Frames, neighbors: Neighbors, b: Floats, element: Ints
-) -> tuple[Floats, Floats]:
-    if not quadratic:
-        gradient, strain = bispectrum.rows(settings, frames, neighbors)
-        return gradient, np.stack([strain[:, i, j] for i, j in VOIGT], 1)
-    slopes, apart = jacobian(settings, frames, neighbors), vectors(frames, neighbors)
+def _quadratic_strain(b: Floats, slopes: Floats, frames: Frames, neighbors: Neighbors) -> Floats:
+    """(n_atoms, 6, K + K (K + 1) / 2)."""
+    apart = vectors(frames, neighbors)
     turned = _per_atom(np.stack([slopes[:, i] * apart[:, j, None] for i, j in VOIGT], 1), neighbors)
-    turned = np.concatenate([turned, _of_products(b[:, None, :, None] * turned[:, :, None, :])], 2)
-    gradient = _quadratic_gradient(b, slopes, element, neighbors, len(settings.numbers))
-    gradient[~neighbors.valid[frames.frame_of_atom]] = np.nan
-    return gradient, _summed(turned, element, frames, settings)
+    return np.concatenate([turned, _of_products(b[:, None, :, None] * turned[:, :, None, :])], 2)
 
 
 def _quadratic_gradient(b: Floats, slopes: Floats, element: Ints, neighbors: Neighbors, n_elements: int) -> Floats:

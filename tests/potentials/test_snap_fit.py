@@ -11,6 +11,7 @@ from alflow.errors import DataError, InputError, UnphysicalError
 from alflow.potentials._snap_files import Snap, n_terms
 from alflow.potentials._snap_labels import bootstrap_weights, uneven
 from alflow.potentials._snap_model import SnapModel
+from alflow.potentials._snap_rows import rows_of
 from alflow.potentials.snap import Part
 from alflow.store.dataset import Dataset
 from alflow.testing.morse import THEORY, morse_dataset, morse_labels
@@ -181,6 +182,20 @@ def test_batches_without_a_weight_on_forces_lack_nothing(quadratic, tmp_path):
     apart, _ = fitted(replace(part, batch_atoms=1), data, tmp_path / "apart")
     together, _ = fitted(replace(part, batch_atoms=10_000), data, tmp_path / "together")
     np.testing.assert_allclose(apart.mean.coefficients, together.mean.coefficients, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("quadratic", [False, True])
+def test_rows_that_no_label_needs_are_not_made(quadratic):
+    frames, settings = morse_dataset(3, 7, (3, 6), BOTH).frames, replace(ALLOY, twojmax=2).descriptors(BOTH)
+    whole = rows_of(settings, quadratic, frames)
+    assert whole.gradient is not None
+    assert whole.strain is not None
+    for kinds in (("energy",), ("force",), ("stress",), ("energy", "force")):
+        some = rows_of(settings, quadratic, frames, kinds)
+        np.testing.assert_array_equal(some.energy, whole.energy)
+        for kind, got, want in (("force", some.gradient, whole.gradient), ("stress", some.strain, whole.strain)):
+            assert (got is None) == (kind not in kinds)
+            np.testing.assert_array_equal(want if got is None else got, want)
 
 
 def test_groups_that_do_not_exist_are_named(tmp_path):
