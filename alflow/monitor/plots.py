@@ -207,12 +207,16 @@ def _errors(ax: Axes, history: History, key: str) -> str:
         ax.plot(x, [m.errors[key] for m in mine], "o-", color=(BLUE, SKY)[min(i, 1)], label=f"loop {mine[0].loop}")
     unit = "meV/atom" if "atom" in key else "meV/Å"
     quantity = "energy" if "energy" in key else "force"
-    ax.set(xlabel="frames the model was fitted to", ylabel=f"{quantity} RMSE / {unit}", ylim=(0, None))
+    ax.set(xlabel="frames the model was fitted to", ylabel=f"{quantity} RMSE / {unit}")
     values = [m.errors[key] for m in points]
-    if max(values) > 8 * min(values) > 0:
-        ax.set(yscale="log", ylim=(None, None))
+    ax.set(**_upright(max(values) > 8 * min(values) > 0))
     _whole_numbers(ax)
     return f"Each point is a model version; the last one has {short(points[-1].errors[key])} {unit}."
+
+
+def _upright(wide: bool) -> dict[str, Any]:
+    """The upright axis: from zero on, or logarithmic, which has no zero, where values span a wide range."""
+    return {"yscale": "log"} if wide else {"ylim": (0, None)}
 
 
 def _by_loop(points: Sequence[ModelPoint]) -> list[list[ModelPoint]]:
@@ -238,10 +242,8 @@ def _uncertainty(ax: Axes, history: History, thresholds: Mapping[int, tuple[floa
         ax.axhline(select, color=GREEN, linewidth=1, linestyle="--", label=f"select, {select:g}")
     if np.isfinite(stop) and stop != select:
         ax.axhline(stop, color=VERMILION, linewidth=1, linestyle="-.", label=f"stop, {stop:g}")
-    ax.set(xlabel=name, ylabel="score of candidates", ylim=(0, None))
     scores = [x for _, mid, top in known for x in (mid, top) if x > 0]
-    if scores and max(scores) > 30 * min(scores):
-        ax.set(yscale="log", ylim=(None, None))
+    ax.set(xlabel=name, ylabel="score of candidates", **_upright(bool(scores) and max(scores) > 30 * min(scores)))
     _legend_above(ax)
     return "Each sampling task's candidates: how far outside the model's knowledge they lie."
 
