@@ -7,8 +7,7 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 
-from alflow.numerics.bispectrum_coupling_kernels import all_duals, complete
-from alflow.numerics.bispectrum_kernels import all_dots, expand_atom, forces, longest, surroundings, work_arrays
+from alflow.numerics.bispectrum_kernels import all_dots, forces, group_duals, longest, surroundings, work_arrays
 from alflow.numerics.lanes import LANES
 from alflow.numerics.vector_math import OUTER
 
@@ -20,16 +19,12 @@ def jacobian(first, last, batch, c, out) -> None:
     begin, end = first * LANES, min(len(start) - 1, last * LANES)
     w = work_arrays(longest(begin, end, start), c.twojmax, len(c.base))
     room = np.zeros((4, c.n_all, 2, LANES))
-    u, z, half, values = room[0], room[1], room[2][: len(c.place)], room[3]
     duals = np.empty((LANES, len(c.back.first) - 1, 4, 2))
     for base in range(begin, end, LANES):
-        for i in range(base, min(base + LANES, end)):
-            expand_atom(i, batch, c, w, values, z, half, i - base)
-        complete(half, c, u)
-        all_duals(u, c, z, duals)
+        group_duals(base, min(base + LANES, end), batch, c, w, room, duals)
         for i in range(base, min(base + LANES, end)):
             count = surroundings(i, batch, c, w)
-            all_dots(count, c, w, values, duals[i - base])
+            all_dots(count, c, w, room[3], duals[i - base])
             for k in range(len(w.dots)):
                 forces(count, w, w.dots[k], w.force[k])
                 for p in range(count):

@@ -331,6 +331,16 @@ def collect(first, last, start, reverse, pair_gradient, out) -> None:
 
 
 @nb.njit(**INNER)
+def group_duals(first, last, batch, c, w, room, duals) -> None:
+    """Y and i S Y of every component of the atoms first:last, eight at most; room is (4, n_all, 2, 8)."""
+    u, z, half, values = room[0], room[1], room[2][: len(c.place)], room[3]
+    for i in range(first, last):
+        expand_atom(i, batch, c, w, values, z, half, i - first)
+    complete(half, c, u)
+    all_duals(u, c, z, duals)
+
+
+@nb.njit(**INNER)
 def all_dots(count, c, w, values, duals) -> None:
     """Scalar products of the polynomials of all neighbours with the duals of each component, w.dots (K, 4, n)."""
     w.dots[:] = 0.0
@@ -377,14 +387,10 @@ def rows(first, last, offsets, batch, c, of_atoms, of_frames) -> None:
     begin, end = offsets[first], offsets[last]
     w = work_arrays(longest(begin, end, start), c.twojmax, len(c.base))
     room = np.zeros((4, c.n_all, 2, LANES))
-    u, z, half, values = room[0], room[1], room[2][: len(c.place)], room[3]
     duals = np.empty((LANES, len(c.back.first) - 1, 4, 2))
     for base in range(begin, end, LANES):
-        for i in range(base, min(base + LANES, end)):
-            expand_atom(i, batch, c, w, values, z, half, i - base)
-        complete(half, c, u)
-        all_duals(u, c, z, duals)
+        group_duals(base, min(base + LANES, end), batch, c, w, room, duals)
         for i in range(base, min(base + LANES, end)):
             count = surroundings(i, batch, c, w)
-            all_dots(count, c, w, values, duals[i - base])
+            all_dots(count, c, w, room[3], duals[i - base])
             add_rows(i, count, batch, w, of_atoms, of_frames[owner[i]])
