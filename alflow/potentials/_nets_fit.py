@@ -233,13 +233,15 @@ def _finish(trainer: Trainer, recipe: Recipe, progress: Progress, out: Path) -> 
     """
     good = [m for m in progress.members if not m.failed and np.isfinite(m.best_loss)]
     figures: dict[str, Floats] = {}
+    sane = np.ones(len(good), np.bool_)
     for side in ("train", "valid", "test"):
         sums = trainer.errors([(m.index, m.best) for m in good], side)
         errors = _errors(sums, trainer.problem.targets.scale)
         if not trainer.problem.weights.force_A:
             del errors["force_rmse_meV_A"]  # never computed
         figures |= {f"{side}_{k}": v for k, v in errors.items()}
-    sane = np.all([np.isfinite(v) for k, v in figures.items() if not k.startswith("test")], axis=0)
+        if side != "test":
+            sane &= np.isfinite(sums.loss)
     if not sane.any():
         raise UnphysicalError(
             f"all members {[m.index for m in progress.members]} diverged at every learning rate tried; "
@@ -247,7 +249,7 @@ def _finish(trainer: Trainer, recipe: Recipe, progress: Progress, out: Path) -> 
         )
     good = [m for m, ok in zip(good, sane, strict=True) if ok]
     metrics = {k: [float(x) for x in v[sane]] for k, v in figures.items()}
-    # the test side of a small dataset may be empty: a figure that some member lacks is left out
+    # the test side may be empty, and a side without forces that count: a figure that some member lacks is left out
     metrics = {k: v for k, v in metrics.items() if np.isfinite(v).all()}
     metrics["restarts"] = [float(m.restarts) for m in good]
     metrics["lr_end"] = [m.lr for m in good]

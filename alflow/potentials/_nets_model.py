@@ -94,6 +94,10 @@ class NetMembers:
                 f"{path}: expected weights {want} and shifts {want[:2]}, "
                 f"got {tuple(found.weights.shape)} and {tuple(found.shift_eV.shape)}"
             )
+        if found.activation not in ACTIVATIONS:
+            raise DataError(f"{path}: expected an activation of {', '.join(ACTIVATIONS)}, got {found.activation!r}")
+        if not (torch.isfinite(found.weights).all() and torch.isfinite(found.shift_eV).all()):
+            raise DataError(f"{path}: is damaged: weights or shifts are not finite")
         return found
 
     @classmethod

@@ -254,6 +254,35 @@ def test_forces_that_nobody_computed_are_refused_or_left_out(tmp_path):
     replace(part, zero_labels="fit").fit(some, range(1), 3, tmp_path)
 
 
+@pytest.mark.parametrize("kept", [0, 1])
+def test_sides_without_forces_that_count_are_no_divergence(kept, tmp_path):
+    forces = DATA.labels.forces.copy()
+    forces[DATA.frames.offsets[kept] :] = 0.0
+    data = Dataset(DATA.frames, Labels(DATA.labels.energy, forces), THEORY)
+    assert not split(data.ids, 0, PART.shares).valid[:kept].any()
+    report = replace(PART, max_epochs=1, force_weight_A=0.5, zero_labels="skip").fit(data, range(1), 3, tmp_path)
+    assert "valid_energy_rmse_meV_atom" in report.metrics
+    assert "valid_force_rmse_meV_A" not in report.metrics
+    assert ("train_force_rmse_meV_A" in report.metrics) == (kept > 0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("activation", "gelu", "activation of celu, softplus, tanh, got 'gelu'"),
+        ("weights", float("nan"), "damaged"),
+        ("shift_eV", float("inf"), "damaged"),
+    ],
+)
+def test_a_file_that_no_fit_can_have_written_is_refused(field, value, said, tmp_path):
+    path = tmp_path / replace(PART, max_epochs=1).fit(DATA, range(1), 3, tmp_path).files[0]
+    content = torch.load(path, weights_only=True)
+    content[field] = value if field == "activation" else content[field] * value
+    torch.save(content, path)
+    with pytest.raises(DataError, match=rf"member-000\.pt.*{said}"):
+        PART.load([path])
+
+
 @pytest.mark.parametrize("size", [2.0**-100, 64.0])
 def test_only_ratios_of_weights_matter(size, tmp_path):
     part = replace(PART, max_epochs=2, energy_weight=0.25, force_weight_A=0.5, stress_weight=0.1)
