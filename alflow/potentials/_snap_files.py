@@ -251,17 +251,30 @@ def _read_script(path: Path) -> Snap:
 
 def _check_charges(path: Path, snap: Snap, lines: list[tuple[int, list[str]]]) -> None:
     """Refuse a script whose zbl leaves a pair out, or gives it other charges than its elements have."""
-    z, seen = snap.settings.numbers, set()
+    z = snap.settings.numbers
+    given: dict[tuple[int, int], tuple[int, list[str]]] = {}
     for number, words in lines:
-        pair = words[:2]
-        if len(words) != 5 or not all(w.isdigit() and 1 <= int(w) <= len(z) for w in pair):
+        types = [_types(w, len(z)) for w in words[:2]]
+        if len(words) != 5 or not all(types) or not all(map(_is_number, words[3:])):
             raise DataError(f"{path}, line {number}: expected pair_coeff I J zbl Zi Zj, got {' '.join(words)!r}")
-        i, j = (int(w) - 1 for w in pair)
-        if [float(w) for w in words[3:]] != [z[i], z[j]]:
-            raise DataError(f"{path}, line {number}: expected the charges {z[i]} and {z[j]}, got {words[3:]}")
-        seen.add(frozenset((i, j)))
-    if len(seen) != len(z) * (len(z) + 1) // 2:
-        raise DataError(f"{path}: zbl is given for {len(seen)} of {len(z) * (len(z) + 1) // 2} pairs of elements")
+        given |= {
+            (min(i, j), max(i, j)): (number, words[3:]) for i in types[0] for j in types[1]
+        }  # the last one counts
+    for (i, j), (number, charges) in given.items():
+        if sorted(map(float, charges)) != sorted((z[i], z[j])):
+            raise DataError(f"{path}, line {number}: expected the charges {z[i]} and {z[j]}, got {charges}")
+    if len(given) != len(z) * (len(z) + 1) // 2:
+        raise DataError(f"{path}: zbl is given for {len(given)} of {len(z) * (len(z) + 1) // 2} pairs of elements")
+
+
+def _types(word: str, n: int) -> range:
+    """Indices of the atom types that a number, ``*``, ``2*`` or ``1*3`` stands for; none where that makes no sense."""
+    match = re.fullmatch(r"(\d*)(\*?)(\d*)", word)
+    if match is None or not (match[1] or match[2]):
+        return range(0)
+    first = int(match[1] or 1)
+    last = int(match[3] or n) if match[2] else first
+    return range(first - 1, last) if 1 <= first <= last <= n else range(0)
 
 
 def _commands(path: Path) -> Iterator[tuple[int, list[str]]]:

@@ -96,6 +96,31 @@ def test_names_may_have_spaces(folder):
     assert read(folder / "of two elements.snap").alike(snap())
 
 
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("1 1 zbl 13 13/1 2 zbl 29 13/2 2 zbl 29 29", ""),
+        ("* * zbl 13 29/1 1 zbl 13 13/2* *2 zbl 29 29", "line 4: expected the charges 13 and 29"),
+        ("* * zbl 13 29/1*1 1 zbl 13 13/2* 2*2 zbl 29 29", ""),
+        ("* * zbl 13 13/1 2 zbl 13 29", "line 2: expected the charges 29 and 29"),
+        ("1 * zbl 13 13/2 2 zbl 29 29", "line 2: expected the charges 13 and 29"),
+        ("1 3* zbl 13 13", "pair_coeff I J zbl Zi Zj"),
+        ("1 1 zbl 13 Al", "pair_coeff I J zbl Zi Zj"),
+        ("1 1* zbl 13", "pair_coeff I J zbl Zi Zj"),
+    ],
+)
+def test_pairs_of_a_repulsion_are_named_as_in_lammps(folder, lines, said):
+    coeffs = "".join(f"pair_coeff {line}\n" for line in lines.split("/"))
+    (folder / "x.snap").write_text(
+        f"pair_style hybrid/overlay zbl 2 3 snap\n{coeffs}pair_coeff * * snap x.snapcoeff x.snapparam Al Cu\n"
+    )
+    if said:
+        with pytest.raises(DataError, match=said):
+            read(folder / "x.snap")
+    else:
+        assert read(folder / "x.snap").alike(snap(zbl=Zbl(2.0, 3.0)))
+
+
 def test_a_missing_or_binary_file_is_named(folder):
     (folder / "x.snapparam").unlink()
     for name in ("x.snap", "x.snapcoeff"):
