@@ -33,7 +33,7 @@ class ExternalModel:
         numbers: atomic number of each atom type.
 
     Raises:
-        InputError: the instance spans several processes, or has other units.
+        InputError: the instance spans several processes, has other units, or another number of atom types.
     """
 
     def __init__(self, lmp: Any, model: Predicts, numbers: Sequence[int]) -> None:
@@ -45,6 +45,8 @@ class ExternalModel:
             )
         if lmp.extract_global("units") != "metal":
             raise InputError("lmp", f"has units {lmp.extract_global('units')}", "begin with `units metal`")
+        if len(self._numbers) != (n := lmp.extract_global("ntypes")):
+            raise InputError("numbers", f"name {len(self._numbers)} elements", f"LAMMPS has {n} atom types")
         for line in (
             "pair_style zero 1.0 nocoeff",  # LAMMPS wants one; the model keeps its own neighbours
             "pair_coeff * *",

@@ -66,6 +66,7 @@ if __name__ == "__main__":
     for name, make in (
         ("raises", lambda: ExternalModel(instance(), Mendelev(fail_at=4), [13]).run(30)),
         ("units", lambda: ExternalModel(instance("real"), Mendelev(), [13])),
+        ("types", lambda: ExternalModel(instance(), Mendelev(), [13, 29])),
     ):
         try:
             make()
@@ -97,3 +98,7 @@ def test_what_the_model_raises_ends_the_run(came):
 
 def test_units_are_checked(came):
     assert came["units"].startswith("InputError: lmp: has units real")
+
+
+def test_every_atom_type_needs_an_element(came):
+    assert came["types"] == "InputError: numbers: name 2 elements\n  hint: LAMMPS has 1 atom types"
