@@ -128,13 +128,18 @@ class SnapModel:
         return replace(found, mean=Labels(mean.energy, mean.forces, stress))
 
     def features(self, frames: Frames) -> Floats:
-        """Descriptors of every atom, and their products if the potential has them, (n_atoms, n_features)."""
+        """What the coefficients of every atom's element are multiplied with, (n_atoms, n_features).
+
+        1, the components, and their products if the potential has them. Without the 1 an atom without neighbours would
+        be a row of zeros, and no gauge would find it new.
+        """
         if not len(frames):
             return self._basis(np.zeros((0, self.settings.n_features)))
         return self._basis(bispectrum.features(self.settings, frames, self._cache.update(frames)))
 
     def _basis(self, b: Floats) -> Floats:
-        return np.hstack([b, products(b)]) if self.mean.quadratic else b
+        parts = [np.ones((len(b), 1)), b]
+        return np.hstack([*parts, products(b)] if self.mean.quadratic else parts)
 
     def pair_style(self, folder: Path) -> Sequence[str]:
         """Write the files of the mean into `folder`; the lines for atom types in the order of its elements."""

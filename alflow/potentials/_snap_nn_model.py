@@ -96,13 +96,14 @@ class SnapNnModel:
         return found
 
     def features(self, frames: Frames) -> Floats:
-        """Bispectrum components of every atom, (n_atoms, n_features): what the nets see, and its extent in the data.
+        """1 and the bispectrum components of every atom, (n_atoms, n_features): what the nets see, as of `snap`.
 
         The energy is not linear in them; a gauge on them says whether an environment is new, not how wrong a net is.
         """
-        if not len(frames):
-            return np.zeros((0, self.settings.n_features))
-        return bispectrum.features(self.settings, frames, self._cache.update(frames))
+        b = np.zeros((0, self.settings.n_features))
+        if len(frames):
+            b = bispectrum.features(self.settings, frames, self._cache.update(frames))
+        return np.hstack([np.ones((len(b), 1)), b])
 
     def pair_style(self, folder: Path) -> Sequence[str]:
         """Write what LAMMPS needs into `folder`; the lines for atom types in the order of the elements.

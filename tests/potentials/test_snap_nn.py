@@ -402,8 +402,10 @@ def test_forces_and_stress_are_slopes_to_ten_digits(z, activation):
 def test_features_are_the_components():
     model, data = model_of()
     want = bispectrum.features(model.settings, data.frames, neighbor_list(data.frames, 6.0))
-    np.testing.assert_allclose(model.features(data.frames), want, rtol=1e-12, atol=1e-12)
-    assert model.features(Frames.empty()).shape == (0, 14)
+    rows = model.features(data.frames)
+    assert (rows[:, 0] == 1).all()
+    np.testing.assert_allclose(rows[:, 1:], want, rtol=1e-12, atol=1e-12)
+    assert model.features(Frames.empty()).shape == (0, 15)
 
 
 # ---- LAMMPS --------------------------------------------------------------------------------------------------------

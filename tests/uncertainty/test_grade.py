@@ -40,6 +40,11 @@ class TestOfSnap(UncertaintyContract):
         report = potential.fit(data, range(1), 0, tmp_path / "snap")
         return potential.load([tmp_path / "snap" / name for name in report.files])
 
+    def test_an_atom_without_neighbours_is_new(self, model, data, gauge_of):
+        gauge, _ = gauge_of(self.part, data, model)
+        lone = Frames.single([13], [[0.0, 0.0, 0.0]], np.eye(3) * 12)
+        assert gauge.evaluate(lone)[1].per_frame[0] > 2
+
 
 class TestWithoutRoomForRows(UncertaintyContract):
     part = Part(memory_GB=0, tolerance=0.1, device="cpu")
