@@ -81,6 +81,8 @@ def check_descriptors(part: BispectrumPart, elements: frozenset[str]) -> None:
     for name, given in (("radii", part.radii), ("weights", part.weights)):
         if strange := sorted(s for s in given if atomic_numbers.get(s, 0) < 1):
             raise InputError(name, f"not chemical symbols: {', '.join(strange)}")
+        if part.elements and (unused := sorted(set(given) - set(part.elements))):
+            raise InputError(name, f"has {', '.join(unused)}, which `elements` does not name", "take it out, or add it")
     if not all(0 < r < np.inf for r in part.radii.values()):
         raise InputError("radii", f"expected positive numbers, got {dict(part.radii)}")
     if not np.isfinite(list(part.weights.values())).all():

@@ -118,6 +118,8 @@ class Part:
             raise InputError("rcond", f"expected at most 1, got {self.rcond}")
         if strange := sorted(s for s in self.isolated_eV if atomic_numbers.get(s, 0) < 1):
             raise InputError("isolated_eV", f"not chemical symbols: {', '.join(strange)}")
+        if self.elements and (unused := sorted(set(self.isolated_eV) - set(self.elements))):
+            raise InputError("isolated_eV", f"has {', '.join(unused)}, which `elements` does not name")
         if not np.isfinite(list(self.isolated_eV.values())).all():
             raise InputError("isolated_eV", f"expected numbers, got {dict(self.isolated_eV)}")
         for group, factors in self.group_weights.items():

@@ -403,6 +403,9 @@ def test_elements_that_are_not_known_are_refused(tmp_path):
         ({"weights": {"Xx": 1.0}}, "weights"),
         ({"elements": ("Al", "Cu"), "weights": {"Al": 1.0}}, "weights"),
         ({"isolated_eV": {"Al": float("nan")}}, "isolated_eV"),
+        ({"elements": ("Al",), "isolated_eV": {"Ni": 0.0}}, "isolated_eV"),
+        ({"elements": ("Al",), "radii": {"Al": 0.5, "Ni": 0.4}}, "radii"),
+        ({"elements": ("Al",), "weights": {"Ni": 0.4}}, "weights"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(fields, where):
