@@ -162,7 +162,7 @@ class Plan:
     Attributes:
         policy: how work is scheduled.
         until: when the stage is done.
-        guided: the sampler needs a model.
+        guided: sampling waits for a first model.
         members: members of a model.
         members_per_task: members that one fit task trains.
         min_members: a model is usable once so many members are there and no fit is running.

@@ -232,7 +232,7 @@ def _plan(stages: Sequence[Stage], i: int, site: Site) -> Plan:
     return Plan(
         policy=stage.policy,
         until=stage.until,
-        guided=stage.sampler.needs_guide,
+        guided=stage.needs_model or stage.policy.initial > 0,
         members=members,
         members_per_task=stage.potential.members_per_task,
         min_members=max(min(2, members), math.ceil(members / 2)),

@@ -23,9 +23,8 @@ def with_features(model: Model | None, selector: str) -> HasFeatures:
     """
     if not isinstance(model, HasFeatures):
         got = "no model" if model is None else type(model).__name__
-        raise InputError(
-            f"selector {selector!r}", f"needs a model with features, got {got}", "select after a first fit"
-        )
+        hint = "select after a first fit: policy.initial is the size of its training set"
+        raise InputError(f"selector {selector!r}", f"needs a model with features, got {got}", hint)
     return model
 
 

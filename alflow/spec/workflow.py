@@ -87,6 +87,11 @@ class Stage:
         """Name of the earlier stage whose frames the builder draws from, or empty."""
         return source_of(self.builder)
 
+    @property
+    def needs_model(self) -> bool:
+        """Nothing can be sampled, or nothing selected, before a first fit."""
+        return self.sampler.needs_guide or bool(self.selector.requires)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Workflow:
@@ -498,8 +503,11 @@ def _fits_together(stage: Stage, here: str, *, first: bool) -> list[InputError]:
     if stage.until.median_length_ps is not None and stage.sampler.length_unit != "ps":
         problem = f"sampler {sampler!r} measures its length in {stage.sampler.length_unit!r}, not in ps"
         errors.append(CapabilityError(f"{here}.until.median_length_ps", problem, _UNTIL_HINT))
-    if stage.sampler.needs_guide and first and stage.policy.initial == 0:
-        problem = f"sampler {sampler!r} follows a model, but nothing is labelled before its first run"
+    if stage.needs_model and first and stage.policy.initial == 0:
+        selector = registry.kind_of("selectors", stage.selector)
+        problem = f"selector {selector!r} asks a model, but nothing is labelled before its first choice"
+        if stage.sampler.needs_guide:
+            problem = f"sampler {sampler!r} follows a model, but nothing is labelled before its first run"
         errors.append(CapabilityError(f"{here}.policy.initial", problem, "set it to the size of a first training set"))
     if not stage.sampler.needs_guide and isinstance(stage.policy, Cycles) and stage.policy.loops > 1:
         problem = f"loops differ by their models, which sampler {sampler!r} does not follow"

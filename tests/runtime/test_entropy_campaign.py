@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from alflow.engines.lammps import LammpsProcess
+from alflow.errors import InputError
 from alflow.registry import load_model
 from alflow.runtime import campaign_run
 from alflow.runtime.runner import InlineRunner
 from alflow.runtime.worker import execute
 from alflow.store.dataset import Dataset
+from alflow.store.shards import Shard, read_shard
 
 SITE = """
 site: here
@@ -75,3 +77,70 @@ def test_lammps_runs_the_potential_that_comes_out(tmp_path):
     process.close()
     assert not [a.problem for a in answers if a.problem]
     np.testing.assert_allclose([a.energy for a in answers], model.predict(data.frames).energy, rtol=1e-9)
+
+
+LOOP = """
+alflow: 1
+name: loop
+seed: 5
+stages:
+  - name: loop
+    builder:
+      kind: random_cell
+      species: {{Al: 1.0}}
+      edge_A: [4.0, 7.0]
+      density_g_cm3: [1.8, 2.6]
+      min_distance_A: 2.2
+      n_atoms: [2, 12]
+    sampler: {{kind: entropy, cutoff_A: 4.5, method: minimize, max_steps: 10, keep: {keep}}}
+    potential: {{kind: snap, elements: [Al], twojmax: 2, cutoff_A: 4.5, ridge: 1.0e-9}}
+    uncertainty: {{kind: grade}}
+    selector: {{kind: maxvol}}
+    thresholds: {{select: 1.1, stop: 10}}
+    labeler: {{kind: toy}}
+    policy: {{{policy}}}
+    until: {{{until}}}
+"""
+POLICIES = {
+    "rounds": ("kind: rounds, samples: 12, batch: 6, initial: 6, label_batch: 6", "max_rounds: 3"),
+    "stream": ("kind: stream, sampling: 2, batch: 6, initial: 6, label_batch: 3, fit_at: 6", "max_rounds: 2"),
+}
+
+
+def looped(folder: Path, policy: str, keep: str) -> list[Shard]:
+    how, until = POLICIES[policy]
+    folder.mkdir(exist_ok=True)
+    (folder / "site.yaml").write_text(SITE)
+    (folder / "workflow.yaml").write_text(LOOP.format(policy=how, until=until, keep=keep))
+    run = campaign_run.prepare(folder / "workflow.yaml", folder / "site.yaml", folder / "run")
+    campaign_run.resume(run, lambda _, root: InlineRunner(execute, str(root)))
+    return [read_shard(path) for path in sorted((run / "dataset").glob("*.h5"))]
+
+
+@pytest.mark.parametrize(("policy", "keep"), [("rounds", "unknown"), ("stream", "all")])
+def test_maxvol_chooses_among_optima_that_the_model_of_a_first_fit_has_graded(tmp_path, policy, keep):
+    shards = looped(tmp_path, policy, keep)
+    assert len(shards) >= 3
+    assert len(shards[0].frames) == 6
+    assert "K_eV" not in shards[0].columns
+    for shard in shards[1:]:
+        assert np.isfinite(shard.columns["K_eV"]).all()
+        assert (shard.columns["model"] != "").all()
+        new = shard.columns["score"] > (1.1 if keep == "unknown" else 1.0)
+        assert new.all() if keep == "unknown" else new.mean() > 0.5, "a swap may bring in what was inside before"
+
+
+def test_rounds_of_a_loop_are_the_same_bit_by_bit(tmp_path):
+    first, second = (looped(tmp_path / name, "rounds", "unknown") for name in "ab")
+    assert [s.frames.ids() for s in first] == [s.frames.ids() for s in second]
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one.columns["score"], other.columns["score"])
+
+
+def test_a_selector_that_asks_a_model_wants_a_first_training_set(tmp_path):
+    (tmp_path / "site.yaml").write_text(SITE)
+    how = POLICIES["rounds"][0].replace("initial: 6, ", "")
+    (tmp_path / "workflow.yaml").write_text(LOOP.format(policy=how, until="max_rounds: 3", keep="all"))
+    with pytest.raises(InputError, match="'maxvol' asks a model, but nothing is labelled before"):
+        campaign_run.prepare(tmp_path / "workflow.yaml", tmp_path / "site.yaml", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
