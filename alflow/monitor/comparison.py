@@ -69,7 +69,9 @@ def _sets(found: Mapping[str, Any]) -> Section:
 
 
 def _breadths(symbol: str, element: Mapping[str, Any], several: bool) -> Section:
-    title = "Breadth in descriptor space" + (f", atoms of {symbol}" if several else "")
+    title = "Breadth in descriptor space, each set in the frame of the other" + (
+        f", atoms of {symbol}" if several else ""
+    )
     a, b = element["A_in_B"], element["B_in_A"]
     problems = [f"{name}: {s['problem']}." for name, s in (("A in B", a), ("B in A", b)) if "problem" in s]
     rows = [
@@ -90,9 +92,7 @@ def _breadths(symbol: str, element: Mapping[str, Any], several: bool) -> Section
     rows.append(
         ("distance from it, rms per dimension", *(_number(s.get("rms_distance_per_dimension")) for s in (a, b)))
     )
-    return Section(
-        title, ("", "A in the frame of B", "B in the frame of A"), tuple(rows), " ".join([_BREADTH_NOTE, *problems])
-    )
+    return Section(title, ("", "A in B", "B in A"), tuple(rows), " ".join([_BREADTH_NOTE, *problems]))
 
 
 def _groups(side: str, found: Mapping[str, Any]) -> Section:
@@ -200,7 +200,9 @@ def _components(clouds: Sequence[Cloud], symbol: str) -> Plot:
     def draw(ax: Axes, k: int) -> None:
         for cloud, colour in zip(clouds, _COLOURS, strict=True):
             edges, density = cloud.histograms[k].density()
-            if len(density):
+            if len(density) == 1:  # a single value, whose density is no figure
+                ax.axvline(edges[0], color=colour, linewidth=0.9)
+            elif len(density):
                 ax.stairs(np.where(density > 0, density, np.nan), edges, color=colour, linewidth=0.9)
         ax.set(yscale="log")
         ax.set_title(f"B{k + 1}", fontsize=7, pad=2)

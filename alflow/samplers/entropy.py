@@ -86,7 +86,7 @@ class Part:
     cutoff_A: Positive = 4.73
     weights: Mapping[str, float] = field(default_factory=dict)
     metric: Metric = "whitened"
-    floor: Positive = 0.1
+    floor: Annotated[float, Field(ge=1e-6, le=1e3)] = 0.1
     repulsion_A: Positive | None = None
     repulsion_eV: Positive = 20.0
     min_distance_A: Positive | None = None

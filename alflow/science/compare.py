@@ -148,7 +148,11 @@ def portrait(shard: Shard, settings: BispectrumSettings, name: str) -> Portrait:
             cloud.add(rows[mine], names[mine])
         first += len(some)
     if lost == len(frames):
-        raise InputError(name, "no frame has descriptors: positions that are not finite, or cells without volume")
+        raise InputError(
+            name,
+            "no frame has descriptors: positions that are not finite, cells without volume, or far more neighbours "
+            f"within {settings.cutoff_A:g} Å than in any matter",
+        )
     return Portrait(frames, groups, energy, {z: c.done() for z, c in made.items()}, lost)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from alflow.cli.app import run
+from alflow.core.frames import Frames
 from alflow.core.labels import Theory
 from alflow.store.convert import write_file
 from alflow.store.shards import Shard, write_shard
@@ -39,6 +40,12 @@ def test_it_prints_tables_and_writes_a_page_and_json(sets, capsys):
     assert "g&lt;as&gt;" in page
     assert "g<as>" not in page
     assert "ZCA" in page
+
+
+def test_a_set_of_one_value_a_component_is_a_line_without_density(sets):
+    lone = Frames.single([13], [[0.0, 0.0, 0.0]], np.eye(3) * 12)
+    write_file(sets / "lone.extxyz", shard(lone))
+    assert run(["compare", "run", "lone.extxyz", *FEW]) == 0
 
 
 def test_json_is_all_that_is_printed(sets, capsys):
