@@ -69,9 +69,7 @@ def _sets(found: Mapping[str, Any]) -> Section:
 
 
 def _breadths(symbol: str, element: Mapping[str, Any], several: bool) -> Section:
-    title = "Breadth in descriptor space, each set in the frame of the other" + (
-        f", atoms of {symbol}" if several else ""
-    )
+    title = "Breadth in descriptor space" + (f", atoms of {symbol}" if several else "")
     a, b = element["A_in_B"], element["B_in_A"]
     problems = [f"{name}: {s['problem']}." for name, s in (("A in B", a), ("B in A", b)) if "problem" in s]
     rows = [
@@ -210,7 +208,7 @@ def _components(clouds: Sequence[Cloud], symbol: str) -> Plot:
         ax.minorticks_off()
         ax.grid(visible=False)
 
-    caption = "Probability densities over all atoms, on a logarithmic scale; A blue, B red."
+    caption = "Probability densities over all atoms, on a logarithmic scale; A blue, B orange."
     return panels(f"Bispectrum components, {symbol}", len(clouds[0].histograms), draw, caption)
 
 
