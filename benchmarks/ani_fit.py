@@ -10,7 +10,7 @@ forces), and the errors of 2/16, forces included.
 torchani gets its weight gradients by differentiating its forces again. Peers are timed on some of the frames and
 scaled by atoms: their cost is linear. Losses and gradients of all three are compared before anything is timed.
 
-Run: python benchmarks/ani_fit.py [--cells 96] [--batch 16] [--epochs 3] [--out benchmarks/results/ani_fit.md]
+Run: python benchmarks/ani_fit.py [--cells 96] [--batch 16] [--epochs 3] [--device cuda] [--out FILE]
 """
 
 from __future__ import annotations
@@ -71,19 +71,19 @@ def dataset(count: int) -> Dataset:
 class Ours:
     """The trainer, taken apart so that set-up and epochs are timed by themselves."""
 
-    def __init__(self, data: Dataset, batch: int) -> None:
+    def __init__(self, data: Dataset, batch: int, device: str) -> None:
         part = Part(members=MEMBERS)
         settings = part.descriptors(data.frames.numbers)
-        Descriptors(settings, data.frames.take([0]), 1e9, strains=False)  # compile
+        Descriptors(settings, data.frames.take([0]), 1e9, strains=False, device=device)  # compile
         begin = time.perf_counter()
-        self.descriptors = Descriptors(settings, data.frames, 64e9, strains=False)
+        self.descriptors = Descriptors(settings, data.frames, 64e9, strains=False, device=device)
         self.setup_s = time.perf_counter() - begin
         targets = Targets.of(
             data.frames, data.labels, settings.species, settings.species_index(data.frames.numbers), LOSS
         )
         self.problem = Problem(self.descriptors, targets, LOSS, Shape((settings.n_features, *part.hidden, 1)))
         rng = np.random.default_rng(SEED)
-        nets = [self.problem.shape.initial(rng).float() for _ in range(MEMBERS)]
+        nets = [self.problem.shape.initial(rng).float().to(device) for _ in range(MEMBERS)]
         self.members = [Member(k, w, 1e-3) for k, w in enumerate(nets)]
         self.splits = {k: split(data.ids, k) for k in range(MEMBERS)}
         self.batch = batch
@@ -97,6 +97,8 @@ class Ours:
             trainer = Trainer(self.problem, self.splits, schedule, SEED, Path(folder) / "none", "", threads)
             begin = time.perf_counter()
             trainer.run(Progress(self.members), lambda: False)
+            if self.problem.device.type == "cuda":
+                torch.cuda.synchronize()
             return time.perf_counter() - begin
 
     def loss_and_gradient(self, pick: np.ndarray) -> tuple[float, torch.Tensor]:
@@ -106,7 +108,7 @@ class Ours:
         sums = self.problem.visit([net], pick)
         scale = self.problem.targets.scale
         last = self.problem.shape.views(net.gradient)[-1][0][0]
-        return float(sums.loss[0]) / len(pick) * scale**2, last * scale
+        return float(sums.loss[0]) / len(pick) * scale**2, last.cpu() * scale
 
 
 class Peer:
@@ -125,7 +127,9 @@ class Peer:
             1,
             neighborlist="adaptive",
         )
-        self.model = ANI(("Al",), computer, ANINetworks({"Al": net}), SelfEnergy(("Al",), (float(shift[0]),)))
+        self.device = ours.problem.device
+        model = ANI(("Al",), computer, ANINetworks({"Al": net}), SelfEnergy(("Al",), (float(shift[0]),)))
+        self.model = model.to(self.device)
         self.optimiser = torch.optim.Adam(self.model.parameters(), lr=1e-3)
         self.data = data
 
@@ -145,20 +149,30 @@ class Peer:
         for part in self.calls(pick):
             (self.loss(part) / len(pick)).backward()
         self.optimiser.step()
+        self.wait()
         train = time.perf_counter() - begin
         begin = time.perf_counter()
         for part in self.calls(pick):
             self.loss(part, create_graph=False)
+        self.wait()
         return train / atoms, (time.perf_counter() - begin) / atoms
+
+    def wait(self) -> None:
+        """Until a GPU has done what it was told."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def there(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.device)
 
     def sums(self, energy: torch.Tensor, forces: torch.Tensor, pick: np.ndarray) -> torch.Tensor:
         """The loss from energies (n,) and forces (n_atoms, 3) of the frames `pick`."""
         frames = self.data.frames.take(pick)
         labels = self.data.labels.take(self.data.frames, pick)
-        owner, size = torch.from_numpy(frames.frame_of_atom), torch.from_numpy(frames.sizes)
-        square = (forces - torch.from_numpy(labels.forces).float()).square().sum(1)
-        of_forces = torch.zeros(len(pick)).index_add(0, owner, square)
-        of_energy = (energy - torch.from_numpy(labels.energy)).square()
+        owner, size = self.there(frames.frame_of_atom), self.there(frames.sizes)
+        square = (forces - self.there(labels.forces).float()).square().sum(1)
+        of_forces = torch.zeros(len(pick), device=self.device).index_add(0, owner, square)
+        of_energy = (energy - self.there(labels.energy)).square()
         return ((LOSS.energy**2 * of_energy + LOSS.force_A**2 * of_forces) / size).sum()
 
 
@@ -170,9 +184,9 @@ class OneByOne(Peer):
 
     def loss(self, pick: np.ndarray, create_graph: bool = True) -> torch.Tensor:
         frame = self.data.frames[int(pick[0])]
-        x = torch.from_numpy(frame.positions).float()[None].requires_grad_()
-        cell = torch.from_numpy(frame.cell[0]).float()
-        energy = self.model((torch.from_numpy(frame.numbers)[None], x), cell, torch.ones(3, dtype=torch.bool)).energies
+        x = self.there(frame.positions).float()[None].requires_grad_()
+        cell, periodic = self.there(frame.cell[0]).float(), self.there(np.ones(3, np.bool_))
+        energy = self.model((self.there(frame.numbers)[None], x), cell, periodic).energies
         (grad,) = torch.autograd.grad(energy.sum(), x, create_graph=create_graph)
         return self.sums(energy, -grad[0], pick)
 
@@ -197,11 +211,11 @@ class Batched(Peer):
             i, j = pairs.i[half].astype(np.int64), pairs.j[half].astype(np.int64)
             shift = np.einsum("pa,pab->pb", pairs.shift[half], frames.cell[frames.frame_of_atom[i]])
             self.kept[key] = (
-                torch.from_numpy(frames.numbers)[None],
-                torch.from_numpy(frames.positions).float()[None],
-                torch.from_numpy(np.stack([j, i])),
-                torch.from_numpy(shift).float(),
-                torch.from_numpy(frames.frame_of_atom),
+                self.there(frames.numbers)[None],
+                self.there(frames.positions).float()[None],
+                self.there(np.stack([j, i])),
+                self.there(shift).float(),
+                self.there(frames.frame_of_atom),
             )
         return self.kept[key]
 
@@ -210,7 +224,7 @@ class Batched(Peer):
         x = x.clone().requires_grad_()
         atomic = self.model.compute_from_external_neighbors(numbers, x, pairs, shift, atomic=True).energies[0]
         (grad,) = torch.autograd.grad(atomic.sum(), x, create_graph=create_graph)
-        energy = torch.zeros(len(pick), dtype=torch.float64).index_add(0, owner, atomic.double())
+        energy = torch.zeros(len(pick), dtype=torch.float64, device=self.device).index_add(0, owner, atomic.double())
         return self.sums(energy, -grad[0], pick)
 
 
@@ -225,21 +239,22 @@ def agree(ours: Ours, peers: list[Peer], pick: np.ndarray) -> float:
             one = peer.loss(part) / len(pick)
             one.backward()
             total += float(one.detach())
-        theirs = peer.linear[-1].weight.grad[0]
+        theirs = peer.linear[-1].weight.grad[0].cpu()
         worst = max(worst, abs(total / loss - 1), float((theirs - gradient).abs().max() / gradient.abs().max()))
     assert worst < 1e-3, worst
     return worst
 
 
-def machine() -> str:
-    """The processor and what else runs on it."""
+def machine(device: str) -> str:
+    """The processor, what else runs on it, and the GPU."""
     cpu = [
         x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")
     ]
     asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
     load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
-    return f"{cpu[0]}, {len(cpu)} cores; {THREADS} threads; load {load}; {versions}; commit {asked.stdout.strip()}"
+    gpu = f"{torch.cuda.get_device_name(device)}; " if device.startswith("cuda") else ""
+    return f"{gpu}{cpu[0]}, {len(cpu)} cores; {THREADS} threads; load {load}; {versions}; commit {asked.stdout.strip()}"
 
 
 def main() -> None:
@@ -247,13 +262,14 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=96)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(THREADS)
-    begun, data = machine(), dataset(args.cells)
+    begun, data = machine(args.device), dataset(args.cells)
     print(begun)
     n_atoms = data.frames.n_atoms
-    ours = Ours(data, args.batch)
+    ours = Ours(data, args.batch, args.device)
     peers = {"frames": OneByOne(ours, data), "batched": Batched(ours, data)}
     few = np.arange(8)
     worst = agree(ours, list(peers.values()), few)
@@ -282,16 +298,17 @@ def main() -> None:
     print(*head, *rows, note, sep="\n")
     if args.out:
         options = f"--cells {args.cells} --batch {args.batch} --epochs {args.epochs}"
+        options += f" --device {args.device}" * (args.device != "cpu")
         size = f"{args.cells} cells of 54 to 108 atoms, {n_atoms} atoms, batches of {args.batch} frames."
         text = [
             "# Fitting eight nets to energies and forces: seconds per epoch",
             "",
-            f"`python benchmarks/ani_fit.py {options} --out benchmarks/results/ani_fit.md`",
+            f"`python benchmarks/ani_fit.py {options} --out {args.out}`",
             "",
             "\n\n".join(__doc__.split("\n\n")[1:4]),
             "",
             f"{size} Losses and gradients differ by {worst:.1e} at most.",
-            f"At the start: {begun}. At the end: {machine()}.",
+            f"At the start: {begun}. At the end: {machine(args.device)}.",
             f"Medians of {args.epochs} rounds in which the methods take turns.",
             "",
             *(f"| {row} |" for row in [*head, *rows]),

@@ -9,8 +9,9 @@ trajectory of aluminium (EMT, 900 K, 2 fs), so that positions change and neighbo
     shared+     the same with all cells in one call, its pairs taken from alflow's list with a skin; torchani's own
                 lists take one periodic cell at a time
 
-Run: python benchmarks/ensemble_md.py [--rounds 3] [--seconds 2] [--threads 2] [--out FILE]
-With one thread the time is processor time, which a busy machine hardly changes; with more it is that of the clock.
+Run: python benchmarks/ensemble_md.py [--rounds 3] [--seconds 2] [--threads 2] [--device cuda] [--out FILE]
+With one thread the time is processor time, which a busy machine hardly changes; with more, or on a GPU, that of the
+clock. On a GPU all four run there, positions go there and forces come back in every step.
 """
 
 from __future__ import annotations
@@ -109,8 +110,8 @@ def torchani_model(members: Members, pick: range) -> ANI:
 class Alflow:
     """Ours."""
 
-    def __init__(self, members: Members) -> None:
-        self.model = AniModel(members, device="cpu")
+    def __init__(self, members: Members, device: str) -> None:
+        self.model = AniModel(members, device=device)
 
     def __call__(self, frames: Frames) -> tuple[np.ndarray, np.ndarray]:
         found = self.model.predict_members(frames, forces=False)
@@ -120,8 +121,8 @@ class Alflow:
 class Calculators:
     """Eight ASE calculators."""
 
-    def __init__(self, members: Members) -> None:
-        self.calculators = [torchani_model(members, range(m, m + 1)).ase() for m in range(MEMBERS)]
+    def __init__(self, members: Members, device: str) -> None:
+        self.calculators = [torchani_model(members, range(m, m + 1)).to(device).ase() for m in range(MEMBERS)]
 
     def __call__(self, frames: Frames) -> tuple[np.ndarray, np.ndarray]:
         energy, forces = np.zeros((MEMBERS, len(frames))), []
@@ -138,25 +139,28 @@ class Calculators:
 class Shared:
     """torchani's Ensemble, a cell at a time."""
 
-    def __init__(self, members: Members) -> None:
-        self.model = torchani_model(members, range(MEMBERS))
+    def __init__(self, members: Members, device: str) -> None:
+        self.model, self.device = torchani_model(members, range(MEMBERS)).to(device), device
 
     def __call__(self, frames: Frames) -> tuple[np.ndarray, np.ndarray]:
         energy, forces = np.zeros((MEMBERS, len(frames))), []
         for i, frame in enumerate(frames):
-            x = torch.from_numpy(frame.positions).float()[None].requires_grad_()
-            species, cell = torch.from_numpy(frame.numbers)[None], torch.from_numpy(frame.cell[0]).float()
-            e = self.model((species, x), cell, torch.ones(3, dtype=torch.bool), ensemble_values=True).energies
-            forces.append(-torch.autograd.grad(e.mean(), x)[0][0].numpy())
-            energy[:, i] = e.detach()[:, 0].numpy()
+            x = self.there(frame.positions).float()[None].requires_grad_()
+            species, cell = self.there(frame.numbers)[None], self.there(frame.cell[0]).float()
+            e = self.model((species, x), cell, self.there(np.ones(3, np.bool_)), ensemble_values=True).energies
+            forces.append(-torch.autograd.grad(e.mean(), x)[0][0].cpu().numpy())
+            energy[:, i] = e.detach()[:, 0].cpu().numpy()
         return energy, np.concatenate(forces)
+
+    def there(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.device)
 
 
 class SharedBatch(Shared):
     """torchani's Ensemble, all cells in one call, fed with our pairs."""
 
-    def __init__(self, members: Members) -> None:
-        super().__init__(members)
+    def __init__(self, members: Members, device: str) -> None:
+        super().__init__(members, device)
         self.cache = NeighborCache(members.settings.radial_cutoff_A, 0.8)
 
     def __call__(self, frames: Frames) -> tuple[np.ndarray, np.ndarray]:
@@ -164,17 +168,17 @@ class SharedBatch(Shared):
         half = np.flatnonzero(np.arange(pairs.n_pairs) < pairs.reverse)
         i, j = pairs.i[half].astype(np.int64), pairs.j[half].astype(np.int64)
         shift = np.einsum("pa,pab->pb", pairs.shift[half], frames.cell[frames.frame_of_atom[i]])
-        x = torch.from_numpy(frames.positions).float()[None].requires_grad_()
+        x = self.there(frames.positions).float()[None].requires_grad_()
         e = self.model.compute_from_external_neighbors(
-            torch.from_numpy(frames.numbers)[None],
+            self.there(frames.numbers)[None],
             x,
-            torch.from_numpy(np.stack([j, i])),
-            torch.from_numpy(shift).float(),
+            self.there(np.stack([j, i])),
+            self.there(shift).float(),
             atomic=True,
             ensemble_values=True,
         ).energies[:, 0]
-        forces = -torch.autograd.grad(e.mean(0).sum(), x)[0][0].numpy()
-        return np.add.reduceat(e.detach().double().numpy(), frames.offsets[:-1], axis=1), forces
+        forces = -torch.autograd.grad(e.mean(0).sum(), x)[0][0].cpu().numpy()
+        return np.add.reduceat(e.detach().double().cpu().numpy(), frames.offsets[:-1], axis=1), forces
 
 
 def agree(methods: dict[str, object], frames: Frames) -> float:
@@ -191,7 +195,8 @@ def agree(methods: dict[str, object], frames: Frames) -> float:
 
 def speed(method, steps: list[Frames], seconds: float) -> float:
     """Atom-steps per second over at least two steps and `seconds`, going through the trajectory."""
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    alone = torch.get_num_threads() == 1 and not torch.cuda.is_initialized()
+    clock = time.process_time if alone else time.perf_counter
     count, begin = 0, clock()
     while count < 2 or clock() - begin < seconds:
         method(steps[count % len(steps)])
@@ -199,13 +204,13 @@ def speed(method, steps: list[Frames], seconds: float) -> float:
     return count * steps[0].n_atoms / (clock() - begin)
 
 
-def measure(members: Members, n: int, cells: int, rounds: int, seconds: float) -> dict[str, float]:
+def measure(members: Members, n: int, cells: int, args: argparse.Namespace) -> dict[str, float]:
     """Medians over rounds that take turns, and the medians of the ratios within a round."""
     methods = {
-        "alflow": Alflow(members),
-        "calculators": Calculators(members),
-        "shared": Shared(members),
-        "shared+": SharedBatch(members),
+        "alflow": Alflow(members, args.device),
+        "calculators": Calculators(members, args.device),
+        "shared": Shared(members, args.device),
+        "shared+": SharedBatch(members, args.device),
     }
     steps = batches(n, cells)
     # a method that takes one cell after another has the same speed in a batch of any size: two cells are enough
@@ -214,15 +219,15 @@ def measure(members: Members, n: int, cells: int, rounds: int, seconds: float) -
         method(steps[0] if method in (methods["alflow"], methods["shared+"]) else few[0])
     out = {"difference_ueV_atom": 1e6 * agree(methods, few[0])}
     taken = []
-    for _ in range(rounds):
-        whole = {m: speed(methods[m], steps, seconds) for m in ("alflow", "shared+")}
-        taken.append(whole | {m: speed(methods[m], few, seconds) for m in ("calculators", "shared")})
+    for _ in range(args.rounds):
+        whole = {m: speed(methods[m], steps, args.seconds) for m in ("alflow", "shared+")}
+        taken.append(whole | {m: speed(methods[m], few, args.seconds) for m in ("calculators", "shared")})
     out |= {m: median(t[m] for t in taken) for m in METHODS}
     return out | {f"x {m}": median(t["alflow"] / t[m] for t in taken) for m in METHODS[1:]}
 
 
-def machine() -> str:
-    """The processor and what else runs on it."""
+def machine(device: str) -> str:
+    """The processor, what else runs on it, and the GPU."""
     names = [
         x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")
     ]
@@ -231,7 +236,8 @@ def machine() -> str:
     ).stdout.strip()
     load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
-    return (
+    gpu = f"{torch.cuda.get_device_name(device)}; " if device.startswith("cuda") else ""
+    return gpu + (
         f"{names[0]}, {len(names)} cores; {torch.get_num_threads()} threads; load {load}; {versions}; commit {commit}"
     )
 
@@ -241,17 +247,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--atoms", type=int, nargs="+", default=list(SIZES), help="in a cell")
+    parser.add_argument("--cells", type=int, nargs="+", default=list(BATCHES), help="in a batch")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     members = random_members()
     head = ["atoms", "cells", *METHODS, *(f"x {m}" for m in METHODS[1:]), "difference"]
     lines = [" | ".join(head), " | ".join("---" for _ in head)]
-    begun = machine()
+    begun = machine(args.device)
     print(begun, *lines, sep="\n")
-    for n in SIZES:
-        for cells in BATCHES:
-            r = measure(members, n, cells, args.rounds, args.seconds)
+    for n in args.atoms:
+        for cells in args.cells:
+            r = measure(members, n, cells, args)
             row = [str(n), str(cells), *(f"{r[m]:,.0f}" for m in METHODS), *(f"{r[f'x {m}']:.1f}" for m in METHODS[1:])]
             lines.append(" | ".join([*row, f"{r['difference_ueV_atom']:.2f} µeV/atom"]))
             print(lines[-1], flush=True)
@@ -264,9 +273,17 @@ def report(args: argparse.Namespace, begun: str, lines: list[str]) -> None:
     command = (
         f"python benchmarks/ensemble_md.py --threads {args.threads} --rounds {args.rounds} --seconds {args.seconds:g}"
     )
-    how = "processor time of one thread" if args.threads == 1 else "time of the clock"
+    title = f"{args.threads} threads: time of the clock"
+    if args.device.startswith("cuda"):
+        title = f"{torch.cuda.get_device_name(args.device)}: time of the clock"
+        command += f" --device {args.device}"
+    elif args.threads == 1:
+        title = "1 thread: processor time of one thread"
+    for name, given, usual in (("atoms", args.atoms, SIZES), ("cells", args.cells, BATCHES)):
+        if tuple(given) != usual:
+            command += f" --{name} {' '.join(map(str, given))}"
     text = [
-        f"## {args.threads} thread{'s' * (args.threads > 1)}: {how}",
+        f"## {title}",
         "",
         f"`{command}`",
         "",

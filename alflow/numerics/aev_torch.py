@@ -5,67 +5,11 @@ It shares no formula with the compiled kernels, so each is a check of the other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Protocol
-
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from alflow.core.frames import Frames, Ints
 from alflow.numerics.aev import AevSettings
-from alflow.numerics.neighbors import Neighbors
-
-
-class HasSpecies(Protocol):
-    """Settings of descriptors that know some elements."""
-
-    def species_index(self, numbers: Ints) -> NDArray[np.int32]:
-        """Place of each atomic number among the elements, (n_atoms,)."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Geometry:
-    """Who is whose neighbour, as tensors on one device; holds no positions.
-
-    Attributes:
-        i: centre of each pair, (n_pairs,).
-        j: neighbour of each pair, (n_pairs,).
-        shift: lattice vectors to add, (n_pairs, 3).
-        frame_of_atom: (n_atoms,).
-        species: index of each atom's species, (n_atoms,).
-    """
-
-    i: Tensor
-    j: Tensor
-    shift: Tensor
-    frame_of_atom: Tensor
-    species: Tensor
-
-    @staticmethod
-    def of(settings: HasSpecies, frames: Frames, neighbors: Neighbors, device: Any = "cpu") -> Geometry:
-        """Copy a list to `device`."""
-        arrays = (neighbors.i, neighbors.j, neighbors.shift, frames.frame_of_atom)
-        i, j, shift, owner = (torch.as_tensor(a.astype(np.int64), device=device) for a in arrays)
-        species = torch.as_tensor(settings.species_index(frames.numbers).astype(np.int64), device=device)
-        return Geometry(i, j, shift, owner, species)
-
-    def vectors(self, positions: Tensor, cell: Tensor, strain: Tensor | None = None) -> Tensor:
-        """From each atom to each of its neighbours, angstrom, (n_pairs, 3); see `features` for the arguments."""
-        owner = self.frame_of_atom[self.i]
-        offset = torch.einsum("pa,pab->pb", self.shift.to(cell.dtype), cell[owner])
-        d = positions[self.j] - positions[self.i] + offset
-        return d if strain is None else d + torch.einsum("pab,pb->pa", strain[owner], d)
-
-
-def tensors(frames: Frames, dtype: torch.dtype, device: Any = "cpu") -> tuple[Tensor, Tensor]:
-    """Positions (n_atoms, 3) and cells (n_frames, 3, 3)."""
-    return (
-        torch.as_tensor(frames.positions, dtype=dtype, device=device),
-        torch.as_tensor(frames.cell, dtype=dtype, device=device),
-    )
+from alflow.numerics.geometry_torch import Geometry
 
 
 def features(

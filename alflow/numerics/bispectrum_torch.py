@@ -11,16 +11,14 @@ import torch
 from torch import Tensor
 
 from alflow.numerics import bispectrum_tables as tables
-from alflow.numerics.aev_torch import Geometry, tensors
 from alflow.numerics.bispectrum import BispectrumSettings
 from alflow.numerics.bispectrum_tables import triples
-
-__all__ = ["Geometry", "features", "tensors"]
+from alflow.numerics.geometry_torch import Geometry
 
 _SAME_PLACE_A: Final = 1e-10
 """Atoms closer than this have no direction; as in LAMMPS they do not see each other."""
-_AT_ONCE: Final = 2**21
-"""Products made in one go, to bound memory."""
+_AT_ONCE: Final = {"cpu": 2**21, "cuda": 2**24}
+"""Products made in one go: to stay near a CPU's caches, to fill a GPU without its memory."""
 
 
 def features(
@@ -174,9 +172,9 @@ class _Sums:
 
     def products(self, u: Tensor, v: Tensor) -> Tensor:
         """The elements, (n_elements, n_atoms), of the products of u and v, (n_all, n_atoms)."""
-        out = []
+        out, most = [], _AT_ONCE.get(u.device.type, _AT_ONCE["cuda"])
         for a, b, factor in self.groups:
-            step = max(1, _AT_ONCE // (a.shape[1] * max(1, u.shape[1])))
+            step = max(1, most // (a.shape[1] * max(1, u.shape[1])))
             for k in range(0, len(a), step):
                 terms = u[a[k : k + step]] * v[b[k : k + step]]
                 out.append((terms * factor[k : k + step, :, None]).sum(1))

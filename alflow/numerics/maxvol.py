@@ -34,6 +34,8 @@ FLOOR: Final = 1e-6
 """Size of an unfilled place, as a part of the greatest value of its column; what is smaller counts as rounding."""
 UNFILLED: Final = -1
 """The source of a place that no row has taken."""
+_NOTHING: Final = 1e-280
+"""Columns of nothing greater count as zero: the reciprocals of their unfilled places would overflow."""
 _BLOCK_BYTES: Final = 4 << 20
 _REFRESH: Final = 64, 4
 """Swaps after which the inverse is computed anew: so many, or one for every so many columns if that is more."""
@@ -143,7 +145,7 @@ class ActiveSet:
 
     def rescaled(self, scale: Floats) -> ActiveSet:
         """The set that has seen columns as large as `scale` (n_features,) too: unfilled places follow their size."""
-        scale = np.maximum(self.scale, scale)
+        scale = np.maximum(self.scale, np.where(scale < _NOTHING, 0.0, scale))
         if np.array_equal(scale, self.scale):
             return self
         free = np.flatnonzero(~self.filled)

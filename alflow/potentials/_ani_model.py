@@ -13,18 +13,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from alflow.core.frames import Floats, Frames, Ints
+from alflow.core.frames import Floats, Frames
 from alflow.core.labels import Labels
 from alflow.interfaces import MemberLabels
 from alflow.numerics import aev, net_kernels
 from alflow.numerics.aev import AevSettings
+from alflow.numerics.geometry_torch import GeometryCache
 from alflow.numerics.neighbors import NeighborCache, Neighbors
 from alflow.numerics.threads import spread, use_threads
 from alflow.potentials._nets import ALPHA
-from alflow.potentials._nets_model import NetMembers, TorchNets, spoil
+from alflow.potentials._nets_model import NetMembers, TorchNets, TorchPasses, spoil, through_nets
 
 
 class Members(NetMembers):
@@ -51,6 +51,7 @@ class AniModel:
     def __init__(self, members: Members, device: str = "cpu", skin_A: float = 0.8) -> None:
         self.members, self.settings, self.device = members, members.settings, device
         self._cache = NeighborCache(self.settings.radial_cutoff_A, skin_A)
+        self._geometry = GeometryCache(self.settings, device)
         self._nets = [_nets_of(members, s, device) for s in range(len(self.settings.species))]
 
     @staticmethod
@@ -87,8 +88,10 @@ class AniModel:
         species = self.settings.species_index(frames.numbers)
         neighbors = self._cache.update(frames)
         with torch.no_grad():
-            passes = passes_of(self, frames, neighbors)
-            atomic, grad_mean, grad_each = self._through_nets(passes.features(), species, each=forces)
+            passes = self._passes(frames, neighbors)
+            atomic, grad_mean, grad_each = through_nets(
+                self._nets, self.n_members, passes.features(), species, each=forces
+            )
         energy = np.add.reduceat(atomic, frames.offsets[:-1], axis=1)
         grad, virial = passes.pull_back(grad_mean[None])
         each = None if grad_each is None else -passes.pull_back(grad_each)[0]
@@ -99,24 +102,14 @@ class AniModel:
         spoil(found, ~neighbors.valid, frames)
         return found
 
-    def _through_nets(
-        self, x: Tensor, species: Ints | NDArray[np.int32], *, each: bool
-    ) -> tuple[Floats, Tensor, Tensor | None]:
-        """Atomic energies with shifts (m, n), gradient of their mean (n, features), and of each if asked."""
-        if len(self._nets) == 1:
-            return self._nets[0](x, each=each)
-        m, n = self.n_members, len(x)
-        atomic = np.zeros((m, n))
-        mean = torch.zeros_like(x)
-        all_of_them = torch.zeros((m, *x.shape), dtype=x.dtype, device=x.device) if each else None
-        for s, nets in enumerate(self._nets):
-            rows = np.flatnonzero(species == s)
-            if len(rows):
-                pick = torch.from_numpy(rows).to(x.device)
-                atomic[:, rows], mean[pick], part = nets(x[pick], each=each)
-                if all_of_them is not None and part is not None:
-                    all_of_them[:, pick] = part
-        return atomic, mean, all_of_them
+    def _passes(self, frames: Frames, neighbors: Neighbors) -> _Cpu | TorchPasses:
+        """The compiled kernels on a CPU, torch elsewhere."""
+        if self.device == "cpu":
+            return _Cpu(self.settings, frames, neighbors)
+        from alflow.numerics import aev_torch
+
+        geometry = self._geometry.of(frames, neighbors)
+        return TorchPasses(aev_torch.features, self.settings, geometry, frames, torch.float32)
 
 
 class _CpuNets:
@@ -148,44 +141,17 @@ def _nets_of(members: Members, species: int, device: str) -> _CpuNets | TorchNet
     return (_CpuNets if device == "cpu" else TorchNets)(members, species, device)
 
 
-def passes_of(model: AniModel, frames: Frames, neighbors: Neighbors) -> _Cpu | _Torch:
-    """The compiled kernels on a CPU, torch elsewhere."""
-    return (_Cpu if model.device == "cpu" else _Torch)(model, frames, neighbors)
-
-
 class _Cpu:
     """Descriptors and their gradients by compiled kernels."""
 
-    def __init__(self, model: AniModel, frames: Frames, neighbors: Neighbors) -> None:
-        self._args = (model.settings, frames, neighbors)
+    def __init__(self, settings: AevSettings, frames: Frames, neighbors: Neighbors) -> None:
+        self._args = (settings, frames, neighbors)
 
     def features(self) -> Tensor:
         return torch.from_numpy(aev.features(*self._args))
 
     def pull_back(self, g: Tensor) -> tuple[Floats, Floats]:
         return aev.vjp(*self._args, g.numpy())
-
-
-class _Torch:
-    """Descriptors in torch, differentiated by it, on any device."""
-
-    def __init__(self, model: AniModel, frames: Frames, neighbors: Neighbors) -> None:
-        from alflow.numerics import aev_torch
-
-        geometry = aev_torch.Geometry.of(model.settings, frames, neighbors, model.device)
-        positions, cell = aev_torch.tensors(frames, torch.float64, model.device)
-        strain = torch.zeros_like(cell)
-        self._inputs = (positions.requires_grad_(), strain.requires_grad_())
-        with torch.enable_grad():
-            self._x = aev_torch.features(model.settings, geometry, positions, cell, strain, torch.float32)
-
-    def features(self) -> Tensor:
-        return self._x.detach()
-
-    def pull_back(self, g: Tensor) -> tuple[Floats, Floats]:
-        parts = [torch.autograd.grad(self._x, self._inputs, one, retain_graph=True) for one in g]
-        grad = np.stack([p[0].double().cpu().numpy() for p in parts])
-        return grad, np.stack([p[1].double().cpu().numpy() for p in parts])
 
 
 def read_neurochem(path: Path) -> AniModel:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from alflow.core.frames import Bools, Floats, Frames
+from alflow.core.frames import Bools, Floats, Frames, Ints
 from alflow.errors import DataError
 from alflow.interfaces import MemberLabels
+from alflow.numerics.geometry_torch import Geometry, tensors
 from alflow.potentials._nets import ACTIVATIONS, Shape
 from alflow.store.files import written_whole
 
@@ -172,6 +174,59 @@ class TorchNets:
         mean = a.transpose(0, 1).reshape(n, -1) @ self.first_w / self.m
         grads = torch.bmm(a, self.first_w.view(self.m, a.shape[2], -1)) if each else None
         return atomic, mean, grads
+
+
+Nets = Callable[..., tuple[Floats, Tensor, Tensor | None]]
+"""All nets of one species, called as `TorchNets` are."""
+
+
+def through_nets(
+    nets: Sequence[Nets], n_members: int, x: Tensor, species: Ints | NDArray[np.int32], *, each: bool
+) -> tuple[Floats, Tensor, Tensor | None]:
+    """Every row of x (n, features) through the nets of its species; returns what `TorchNets` do."""
+    if len(nets) == 1:
+        return nets[0](x, each=each)
+    atomic, mean = np.zeros((n_members, len(x))), torch.zeros_like(x)
+    all_of_them = torch.zeros((n_members, *x.shape), dtype=x.dtype, device=x.device) if each else None
+    for s, of_species in enumerate(nets):
+        rows = np.flatnonzero(species == s)
+        if len(rows):
+            pick = torch.from_numpy(rows).to(x.device)
+            atomic[:, rows], mean[pick], part = of_species(x[pick], each=each)
+            if all_of_them is not None and part is not None:
+                all_of_them[:, pick] = part
+    return atomic, mean, all_of_them
+
+
+class TorchPasses:
+    """Descriptors in torch, differentiated by it, on any device.
+
+    Args:
+        describe: ``features`` of `aev_torch` or of `bispectrum_torch`.
+        settings: of the descriptors.
+        geometry: of `frames`; its device is the one.
+        frames: what to describe.
+        dtype: of the descriptors.
+    """
+
+    def __init__(
+        self, describe: Callable[..., Tensor], settings: Any, geometry: Geometry, frames: Frames, dtype: torch.dtype
+    ) -> None:
+        positions, cell = tensors(frames, torch.float64, geometry.i.device)
+        strain = torch.zeros_like(cell)
+        self._inputs = (positions.requires_grad_(), strain.requires_grad_())
+        with torch.enable_grad():
+            self._x = describe(settings, geometry, positions, cell, strain, dtype)
+
+    def features(self) -> Tensor:
+        """Of every atom, (n_atoms, n_features)."""
+        return self._x.detach()
+
+    def pull_back(self, g: Tensor) -> tuple[Floats, Floats]:
+        """Gradients of ``sum(g[m] * features)`` by positions (m, n_atoms, 3) and by strain (m, n_frames, 3, 3)."""
+        parts = [torch.autograd.grad(self._x, self._inputs, one, retain_graph=True) for one in g]
+        grad = np.stack([p[0].double().cpu().numpy() for p in parts])
+        return grad, np.stack([p[1].double().cpu().numpy() for p in parts])
 
 
 def spoil(found: MemberLabels, bad: Bools, frames: Frames) -> None:

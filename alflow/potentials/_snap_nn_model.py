@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from alflow.core.frames import Floats, Frames
 from alflow.core.labels import Labels
 from alflow.interfaces import MemberLabels
 from alflow.numerics import bispectrum
 from alflow.numerics.bispectrum import BispectrumSettings
-from alflow.numerics.neighbors import NeighborCache
-from alflow.potentials._nets_model import NetMembers, TorchNets, spoil
+from alflow.numerics.geometry_torch import GeometryCache
+from alflow.numerics.neighbors import NeighborCache, Neighbors
+from alflow.potentials._nets_model import NetMembers, TorchNets, TorchPasses, spoil, through_nets
+
+LEAST_ATOMS: Final = 1500
+"""Fewer in one call keep a GPU waiting for orders: there four cores of a CPU were faster (benchmarks/gpu.py)."""
 
 
 class Members(NetMembers):
@@ -35,25 +40,33 @@ class SnapNnModel:
 
     Args:
         members: settings, weights and atomic shifts.
+        device: ``cpu`` runs compiled kernels; another torch device runs the descriptors in torch.
+        least_atoms: of a call, for it to go to another device than the CPU.
         skin_A: how much farther neighbour lists reach than the cutoff, so that they last several steps.
     """
 
-    def __init__(self, members: Members, skin_A: float = 0.5) -> None:
+    def __init__(self, members: Members, device: str = "cpu", least_atoms: int = 0, skin_A: float = 0.5) -> None:
         self.members, self.settings = members, members.settings
+        self.device, self.least_atoms = device, least_atoms
         self._cache = NeighborCache(self.settings.cutoff_A, skin_A)
-        self._nets = [TorchNets(members, s, "cpu") for s in range(len(members.species))]
+        self._geometry = GeometryCache(self.settings, device)
+        self._nets = {d: [TorchNets(members, s, d) for s in range(len(members.species))] for d in {"cpu", device}}
 
     @staticmethod
-    def load(files: Sequence[Path]) -> SnapNnModel:
-        """The ensemble of the members in `files`.
+    def load(files: Sequence[Path], device: str | None = None) -> SnapNnModel:
+        """The ensemble of the members in `files`; if no device is named, large calls go to a GPU if there is one.
 
         Raises:
             DataError: no file, one that cannot be read, or two that do not belong together.
         """
-        return SnapNnModel(Members.gathered(files))
+        members = Members.gathered(files)
+        if device is None and torch.cuda.is_available():
+            return SnapNnModel(members, "cuda", LEAST_ATOMS)
+        return SnapNnModel(members, device or "cpu")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"members": self.members, "skin_A": self._cache.skin_A}
+        kept = {"device": self.device, "least_atoms": self.least_atoms, "skin_A": self._cache.skin_A}
+        return {"members": self.members, **kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]  # rebuilt from what it was made of
@@ -74,19 +87,9 @@ class SnapNnModel:
             each = np.zeros((self.n_members, 0, 3)) if forces else None
             return MemberLabels(Labels.missing(frames, stress), np.zeros((self.n_members, 0)), each)
         neighbors = self._cache.update(frames)
-        atomic = np.empty((self.n_members, frames.n_atoms))
-        slopes: list[Floats] = []
-
-        def respond(b: Floats) -> Floats:
-            atomic[:], mean, each = self._through_nets(b, frames, each=forces)
-            slopes.extend([] if each is None else each)
-            return mean
-
-        _, grad, virial = bispectrum.evaluate(self.settings, frames, neighbors, respond)
+        on_cpu = self.device == "cpu" or frames.n_atoms < self.least_atoms
+        atomic, grad, virial, each = (self._on_cpu if on_cpu else self._on_device)(frames, neighbors, forces)
         energy = np.add.reduceat(atomic, frames.offsets[:-1], axis=1)
-        each = None
-        if forces:
-            each = np.stack([-bispectrum.vjp(self.settings, frames, neighbors, g)[0] for g in slopes])
         tension = None
         if stress:
             volume = np.where(frames.pbc.all(axis=1), frames.volumes, np.nan)[:, None, None]
@@ -115,17 +118,35 @@ class SnapNnModel:
 
         return write(self.members, folder)
 
-    def _through_nets(self, b: Floats, frames: Frames, *, each: bool) -> tuple[Floats, Floats, Floats | None]:
-        """Atomic energies (m, n), slope of their mean (n, features), and of each (m, n, features) if asked."""
-        species = self.settings.species_index(frames.numbers)
-        x = torch.from_numpy(b)
-        atomic, mean = np.zeros((self.n_members, len(b))), np.zeros_like(b)
-        slopes = np.zeros((self.n_members, *b.shape)) if each else None
-        for s, nets in enumerate(self._nets):
-            rows = np.flatnonzero(species == s)
-            if len(rows):
-                atomic[:, rows], of_mean, of_each = nets(x[torch.from_numpy(rows)], each=each)
-                mean[rows] = of_mean.numpy()
-                if slopes is not None and of_each is not None:
-                    slopes[:, rows] = of_each.numpy()
-        return atomic, mean, slopes
+    def _on_cpu(self, frames: Frames, neighbors: Neighbors, forces: bool) -> _Found:
+        """By compiled kernels."""
+        nets, species = self._nets["cpu"], self.settings.species_index(frames.numbers)
+        kept: list[tuple[Floats, Tensor | None]] = []
+
+        def respond(b: Floats) -> Floats:
+            atomic, mean, each = through_nets(nets, self.n_members, torch.from_numpy(b), species, each=forces)
+            kept.append((atomic, each))
+            return np.asarray(mean.numpy())
+
+        _, grad, virial = bispectrum.evaluate(self.settings, frames, neighbors, respond)
+        ((atomic, slopes),) = kept
+        if slopes is None:
+            return atomic, grad, virial, None
+        each = np.stack([-bispectrum.vjp(self.settings, frames, neighbors, g)[0] for g in slopes.numpy()])
+        return atomic, grad, virial, each
+
+    def _on_device(self, frames: Frames, neighbors: Neighbors, forces: bool) -> _Found:
+        """In torch."""
+        from alflow.numerics import bispectrum_torch
+
+        nets = self._nets[self.device]
+        species, geometry = self.settings.species_index(frames.numbers), self._geometry.of(frames, neighbors)
+        passes = TorchPasses(bispectrum_torch.features, self.settings, geometry, frames, torch.float64)
+        with torch.no_grad():
+            atomic, mean, each = through_nets(nets, self.n_members, passes.features(), species, each=forces)
+        grad, virial = passes.pull_back(mean[None])
+        return atomic, grad[0], virial[0], None if each is None else -passes.pull_back(each)[0]
+
+
+_Found = tuple[Floats, Floats, Floats, Floats | None]
+"""Atomic energies (m, n), gradient (n, 3) and virial (n_frames, 3, 3) of the mean, forces of each (m, n, 3)."""

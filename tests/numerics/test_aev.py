@@ -11,6 +11,7 @@ import torch
 from alflow.core.frames import Frames
 from alflow.errors import DataError
 from alflow.numerics import aev, aev_torch
+from alflow.numerics.geometry_torch import Geometry, tensors
 from alflow.numerics.neighbors import neighbor_list
 
 ONE = aev.AevSettings.spaced((13,))
@@ -77,8 +78,8 @@ def test_equals_torchani(settings, pbc):
 def test_equals_torch_to_the_last_digit(settings):
     frames = random_frames(np.random.default_rng(2), settings.species)
     pairs = neighbor_list(frames, settings.radial_cutoff_A)
-    geometry = aev_torch.Geometry.of(settings, frames, pairs)
-    want = aev_torch.features(settings, geometry, *aev_torch.tensors(frames, torch.float64)).numpy()
+    geometry = Geometry.of(settings, frames, pairs)
+    want = aev_torch.features(settings, geometry, *tensors(frames, torch.float64)).numpy()
     np.testing.assert_allclose(aev.features(settings, frames, pairs, np.float64), want, rtol=1e-12, atol=1e-14)
 
 
@@ -134,8 +135,8 @@ class TestDerivatives:
 
     def test_torch_gradient_is_the_same(self, settings, case):
         frames, pairs, g, _, _ = case
-        geometry = aev_torch.Geometry.of(settings, frames, pairs)
-        x, cell = aev_torch.tensors(frames, torch.float64)
+        geometry = Geometry.of(settings, frames, pairs)
+        x, cell = tensors(frames, torch.float64)
         x, strain = x.requires_grad_(), torch.zeros(len(frames), 3, 3, dtype=torch.float64, requires_grad=True)
         out = (aev_torch.features(settings, geometry, x, cell, strain) * torch.as_tensor(g[0])).sum()
         grad, virial = torch.autograd.grad(out, [x, strain])

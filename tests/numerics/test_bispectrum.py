@@ -16,6 +16,7 @@ from alflow.errors import DataError
 from alflow.numerics import bispectrum, bispectrum_torch, threads
 from alflow.numerics.bispectrum import BispectrumSettings
 from alflow.numerics.bispectrum_tables import triples
+from alflow.numerics.geometry_torch import Geometry, tensors
 from alflow.numerics.neighbors import neighbor_list
 
 ONE = BispectrumSettings((42,), 6, 4.6, (0.5,), (1.0,))
@@ -152,9 +153,9 @@ def test_torch_is_the_same(name):
     frames = cases_of(settings, seed=2)
     pairs = neighbor_list(frames, settings.cutoff_A)
     g = np.random.default_rng(5).normal(size=(frames.n_atoms, settings.n_features))
-    x, cell = bispectrum_torch.tensors(frames, torch.float64)
+    x, cell = tensors(frames, torch.float64)
     strain = torch.zeros(len(frames), 3, 3, dtype=torch.float64, requires_grad=True)
-    geometry = bispectrum_torch.Geometry.of(settings, frames, pairs)
+    geometry = Geometry.of(settings, frames, pairs)
     b = bispectrum_torch.features(settings, geometry, x.requires_grad_(), cell, strain)
     want = (b, *torch.autograd.grad((b * torch.as_tensor(g)).sum(), [x, strain]))
     for have, expected in zip(bispectrum.evaluate(settings, frames, pairs, lambda _: g), want, strict=True):

@@ -10,10 +10,11 @@ import torch
 from alflow.core.frames import Frames
 from alflow.numerics import bispectrum, bispectrum_torch
 from alflow.numerics.bispectrum import BispectrumSettings
+from alflow.numerics.geometry_torch import Geometry, tensors
 from alflow.numerics.neighbors import neighbor_list
+from alflow.testing.devices import DEVICES
 
 SETTINGS = BispectrumSettings((74, 4), 4, 4.0, (0.5, 0.45), (1.0, 0.7), rmin0_A=0.1)
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 
 
 def batch(seed=0, sizes=(1, 2, 4)):
@@ -27,8 +28,8 @@ def batch(seed=0, sizes=(1, 2, 4)):
 
 
 def case(frames, settings=SETTINGS, dtype=torch.float64, device="cpu"):
-    geometry = bispectrum_torch.Geometry.of(settings, frames, neighbor_list(frames, settings.cutoff_A), device)
-    x, cell = bispectrum_torch.tensors(frames, dtype, device)
+    geometry = Geometry.of(settings, frames, neighbor_list(frames, settings.cutoff_A), device)
+    x, cell = tensors(frames, dtype, device)
     return (
         geometry,
         x.requires_grad_(),

@@ -6,6 +6,7 @@ import pytest
 from alflow.errors import DataError
 from alflow.numerics import maxvol as module
 from alflow.numerics.maxvol import FLOOR, TOLERANCE, UNFILLED, ActiveSet, maxvol, settle
+from alflow.testing.devices import DEVICES
 
 
 def plain_maxvol(rows, start, tolerance):
@@ -210,13 +211,26 @@ def test_many_updates_of_an_ill_conditioned_set_do_not_spoil_the_inverse():
     np.testing.assert_allclose(found.coefficients(found.rows), np.eye(40), atol=1e-9)
 
 
-def test_torch_gives_the_same_grades():
+@pytest.mark.parametrize("device", DEVICES)
+def test_torch_gives_the_same_grades(device):
     rng = np.random.default_rng(14)
     rows = rng.normal(size=(500, 6))
-    found = maxvol(rows, device="cpu")
-    np.testing.assert_allclose(found.grades(rows, "cpu"), found.grades(rows), rtol=1e-12)
-    assert found.grades(np.full((1, 6), np.nan), "cpu").tolist() == pytest.approx([np.nan], nan_ok=True)
-    assert found.grades(rows[:0], "cpu").shape == found.grades(rows[:0]).shape == (0,)
+    found = maxvol(rows, device=device)
+    np.testing.assert_allclose(found.grades(rows, device), found.grades(rows), rtol=1e-12)
+    np.testing.assert_array_equal(found.source, maxvol(rows).source)
+    assert found.grades(np.full((1, 6), np.nan), device).tolist() == pytest.approx([np.nan], nan_ok=True)
+    assert found.grades(rows[:0], device).shape == found.grades(rows[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("tiny", [5e-324, 1e-310, 1e-290, 1e-281])
+def test_columns_of_next_to_nothing_are_columns_of_nothing(tiny):
+    """1 / 1e-310 is no number any more."""
+    rows = np.random.default_rng(16).normal(size=(30, 4)) * [1.0, tiny, 1e3, tiny]
+    found = maxvol(rows)
+    assert found.filled.sum() == 2
+    assert np.isfinite(found.grades(rows)).all()
+    assert (found.grades(rows) <= 1 + TOLERANCE).all()
+    np.testing.assert_array_equal(np.sort(found.source), np.sort(maxvol(rows * [1, 0, 1, 0]).source))
 
 
 def test_no_rows_leave_all_as_it_is():

@@ -11,6 +11,7 @@ from alflow.core.frames import Frames
 from alflow.core.labels import Labels
 from alflow.errors import DataError, InputError, ResourceError, UnphysicalError
 from alflow.numerics import aev_torch
+from alflow.numerics.geometry_torch import Geometry, tensors
 from alflow.numerics.neighbors import neighbor_list
 from alflow.numerics.splits import split
 from alflow.numerics.statistics import label_errors
@@ -66,8 +67,8 @@ def loss_by_autograd(problem, flat, pick, weights, scale):
     """Equation 1 with nothing clever: torch descriptors of positions and strain, differentiated twice."""
     d, settings = problem.descriptors, problem.descriptors.settings
     frames = problem.frames.take(pick)
-    geometry = aev_torch.Geometry.of(settings, frames, neighbor_list(frames, settings.radial_cutoff_A))
-    x, cell = aev_torch.tensors(frames, torch.float64)
+    geometry = Geometry.of(settings, frames, neighbor_list(frames, settings.radial_cutoff_A))
+    x, cell = tensors(frames, torch.float64)
     strain = torch.zeros((len(frames), 3, 3), dtype=torch.float64, requires_grad=True)
     x.requires_grad_()
     features = aev_torch.features(settings, geometry, x, cell, strain)

@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("TORCHANI_NO_WARN_EXTENSIONS", "1")
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from alflow.errors import DataError
 from alflow.interfaces import HasMembers
 from alflow.numerics.aev import AevSettings
 from alflow.potentials._ani_model import AniModel, Members
+from alflow.testing.devices import DEVICES
 
 SETTINGS = AevSettings.spaced(
     (29, 13), 5.5, 4.0, n_radial=10, n_angular=5, n_angles=6, eta_r=10.0, eta_a=4.0, zeta=12.0
@@ -192,14 +194,17 @@ def test_no_frames(model):
     assert found.mean.stress.shape == (0, 3, 3)
 
 
-def test_the_torch_path_says_the_same(model):
-    """What runs on a GPU, here on the CPU."""
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_torch_path_says_the_same(model, device):
+    """What runs on a GPU, here on the CPU too, along a trajectory whose elements change places."""
+    elsewhere = AniModel(model.members, device=device)
     frames = random_frames(8)
-    want = model.predict_members(frames, forces=True, stress=True)
-    got = AniModel(model.members, device="cpu:0").predict_members(frames, forces=True, stress=True)
-    np.testing.assert_allclose(got.energy, want.energy, rtol=0, atol=2e-5)
-    np.testing.assert_allclose(got.forces, want.forces, atol=2e-5)
-    np.testing.assert_allclose(got.mean.stress, want.mean.stress, atol=1e-6)
+    for step in (frames, frames.moved(frames.positions + 0.05), replace(frames, numbers=frames.numbers[::-1].copy())):
+        want = model.predict_members(step, forces=True, stress=True)
+        got = elsewhere.predict_members(step, forces=True, stress=True)
+        np.testing.assert_allclose(got.energy, want.energy, rtol=0, atol=2e-5)
+        np.testing.assert_allclose(got.forces, want.forces, atol=2e-5)
+        np.testing.assert_allclose(got.mean.stress, want.mean.stress, atol=1e-6)
 
 
 class TestFiles:

@@ -1,5 +1,6 @@
 """The nets of the tungsten entropy paper: their sizes, their protocol, their gradients, and LAMMPS."""
 
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from alflow.engines.lammps import LammpsProcess
 from alflow.engines.lammps_external import ExternalModel
 from alflow.errors import DataError, InputError, UnphysicalError
 from alflow.numerics import bispectrum, bispectrum_torch
+from alflow.numerics.geometry_torch import Geometry, tensors
 from alflow.numerics.neighbors import neighbor_list
 from alflow.numerics.splits import split
 from alflow.numerics.statistics import label_errors
@@ -24,6 +26,7 @@ from alflow.potentials._snap_nn_data import LEAST, Descriptors
 from alflow.potentials._snap_nn_model import Members, SnapNnModel
 from alflow.potentials.snap_nn import Part, hidden_layers
 from alflow.store.dataset import Dataset
+from alflow.testing.devices import DEVICES
 from alflow.testing.morse import THEORY, morse_dataset
 
 PART = Part(twojmax=4, cutoff_A=4.5, batch=4, lr=2e-2, max_epochs=12)
@@ -144,8 +147,8 @@ def loss_by_autograd(problem, flat, pick, weights, data):
     """The loss with nothing clever: torch descriptors of positions and strain, differentiated twice."""
     d, t = problem.descriptors, problem.targets
     frames, labels = problem.frames.take(pick), data.labels.take(data.frames, pick)
-    geometry = bispectrum_torch.Geometry.of(d.settings, frames, neighbor_list(frames, d.settings.cutoff_A))
-    x, cell = bispectrum_torch.tensors(frames, torch.float64)
+    geometry = Geometry.of(d.settings, frames, neighbor_list(frames, d.settings.cutoff_A))
+    x, cell = tensors(frames, torch.float64)
     strain = torch.zeros((len(frames), 3, 3), dtype=torch.float64, requires_grad=True)
     b = bispectrum_torch.features(d.settings, geometry, x.requires_grad_(), cell, strain)
     h = (b - torch.from_numpy(d.mean)) / torch.from_numpy(d.width)
@@ -397,6 +400,40 @@ def test_forces_and_stress_are_slopes_to_ten_digits(z, activation):
         want = -np.add.reduceat((got.forces * d).sum(1), frames.offsets[:-1])
         want += np.einsum("fab,ab->f", got.stress, e) * frames.volumes
         np.testing.assert_allclose(slope, want, rtol=1e-7, atol=1e-7 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("z", [(13,), (13, 29)])
+def test_the_torch_path_says_the_same(z, device):
+    """What runs on a GPU, here on the CPU too; with a frame that has gone wrong, and one in which nothing is near."""
+    model, data = model_of(z)
+    positions = data.frames.positions.copy()
+    positions[data.frames.atoms_of([1])[0], 2] = np.nan
+    lone = Frames.single([13], [[0.0, 0.0, 0.0]], np.eye(3) * 20)
+    frames = Frames.concat([data.frames.moved(positions), lone])
+    want = model.predict_members(frames, forces=True, stress=True)
+    elsewhere = pickle.loads(pickle.dumps(SnapNnModel(model.members, device)))
+    for _ in range(2):  # the second time its tensors are there
+        got = elsewhere.predict_members(frames, forces=True, stress=True)
+        for have, expected in (
+            (got.energy, want.energy),
+            (got.forces, want.forces),
+            (got.mean.forces, want.mean.forces),
+            (got.mean.stress, want.mean.stress),
+        ):
+            largest = np.nanmax(np.abs(expected))
+            np.testing.assert_allclose(have, expected, rtol=0, atol=1e-11 * largest)
+    assert np.isnan(want.energy).sum() == len(want.energy)
+
+
+def test_small_calls_stay_on_the_cpu(monkeypatch):
+    model, data = model_of()
+    n = data.frames.n_atoms
+    asked = []
+    monkeypatch.setattr(SnapNnModel, "_on_device", lambda self, *args: asked.append(self) or self._on_cpu(*args))
+    for least in (n, n + 1):
+        SnapNnModel(model.members, "cpu:0", least).predict(data.frames)
+    assert [m.least_atoms for m in asked] == [n]
 
 
 def test_features_are_the_components():
