@@ -36,6 +36,8 @@ class Part:
     cells takes a fraction of a second. With forces, the derivatives of the descriptors are kept as far as `cache_GB`
     allows, about 10 kB an atom for 30 components and 28 neighbours; those of other frames are computed in every epoch.
 
+    Fits run on the CPU. A fitted model sends calls of many atoms to a GPU if there is one, others to compiled kernels.
+
     The paper prints the parameters of two of its ten nets with 30 components, 383 of A1 and 3965 of B1: the hidden
     layers 10, 6 and 64, 30. (No other two layers step down to 383, and these are the round ones that make 3965.) The
     deeper ones here are built by the same two rules, not read from the paper: each A puts one more layer before the

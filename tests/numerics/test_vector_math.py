@@ -20,11 +20,22 @@ def powers(y, exponent, out):
 
 
 def test_exp_of_float32():
-    x = np.linspace(-80, 3, 20001).astype(np.float32)
+    x = np.linspace(-34.6, 3, 20001).astype(np.float32)
     out = np.empty_like(x)
     exps(x, out)
     want = np.exp(x.astype(np.float64))
     assert (np.abs(out / want - 1) <= 1e-7 * (1.5 + np.abs(x))).all()
+
+
+def test_products_of_what_has_died_away_are_normal_numbers():
+    """Subnormal ones cost some processors a hundred times as much, and most terms of a descriptor have died away."""
+    x, y = np.array([-35.0, -100.0, -1e4, -1e30], np.float32), np.array([0.9, 0.99, 1.0], np.float32)
+    small, powers_of_small = np.empty_like(x), np.empty_like(y)
+    exps(x, small)
+    powers(y, np.float32(68.4), powers_of_small)
+    assert (small < 1e-15).all()
+    assert (powers_of_small < 1e-15).all()
+    assert (small[:, None] * powers_of_small * np.float32(1e-7) > np.finfo(np.float32).tiny).all()
 
 
 @pytest.mark.parametrize("exponent", [0.0, 1.0, 7.0, 31.0, 68.4, 200.0])
@@ -35,7 +46,7 @@ def test_power_of_float32_is_exact_where_it_is_large(exponent):
     powers(y, np.float32(exponent), out)
     log = np.log1p(-y[:-1].astype(np.float64))
     np.testing.assert_allclose(out[:-1], np.exp(np.float64(np.float32(exponent)) * log), rtol=0, atol=3e-7)
-    assert out[-1] < 1e-20 or exponent == 0
+    assert out[-1] < 1e-15 or exponent == 0
 
 
 def test_nan_stays_and_nothing_overflows():
@@ -43,11 +54,11 @@ def test_nan_stays_and_nothing_overflows():
     out = np.empty_like(x)
     exps(x, out)
     assert np.isnan(out[0])
-    assert (out[1:] < 2e-38).all()
+    assert (out[1:] < 1e-15).all()
     y = np.array([np.nan, 1.0000001], np.float32)
     powers(y, np.float32(50), out[:2])
     assert np.isnan(out[0])
-    assert 0 <= out[1] < 1e-20
+    assert 0 <= out[1] < 1e-15
 
 
 def test_float64_is_that_of_the_library():
