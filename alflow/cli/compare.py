@@ -14,7 +14,7 @@ def compare(a: Path, b: Path, *, twojmax: int, cutoff_A: float, out: Path, as_js
     """Compare two datasets; print tables, write ``compare.html`` and ``compare.json`` into a folder.
 
     Raises:
-        InputError: what is given is no dataset, is empty, or holds other elements; nothing was written.
+        InputError: what is given is no dataset, is empty, or has no element of the other; nothing was written.
     """
     from alflow.monitor import comparison
     from alflow.monitor.table import drawn

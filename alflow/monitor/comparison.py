@@ -60,12 +60,20 @@ def _sets(found: Mapping[str, Any]) -> Section:
     rows = [
         ("frames", *(f"{s['frames']}" for s in (a, b))),
         ("atoms", *(f"{s['atoms']}" for s in (a, b))),
+        *_atoms_of_each(found["elements"]),
         ("frames without descriptors", *(f"{s['frames_without_descriptors']}" for s in (a, b))),
     ]
     for key, name in (("mean", "energy, mean"), ("std", "  standard deviation"), ("p0", "  least"), ("p100", "  most")):
         rows.append((f"{name} / eV/atom", *(_number((s["energy_eV_atom"] or {}).get(key)) for s in (a, b))))
     note = f"A is {a['name']}; B is {b['name']}."
     return Section("Sets", ("", *_SIDES), tuple(rows), note)
+
+
+def _atoms_of_each(elements: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Only of several elements, and only those that have descriptors."""
+    if len(elements) == 1:
+        return []
+    return [(f"  of {x}", *(f"{e['components'][side]['atoms']}" for side in _SIDES)) for x, e in elements.items()]
 
 
 def _breadths(symbol: str, element: Mapping[str, Any], several: bool) -> Section:

@@ -113,16 +113,16 @@ class Comparison:
 
 
 def compare(a: Shard, b: Shard, descriptor: Descriptor) -> Comparison:
-    """Compare two sets.
+    """Compare two sets, each element with itself.
 
     Raises:
-        InputError: they hold different elements, a set has no frame with descriptors, or the descriptor cannot be.
+        InputError: no element is in both, a set has no frame with descriptors, or the descriptor cannot be.
     """
     kinds = [set(np.unique(s.frames.numbers).tolist()) for s in (a, b)]
-    if kinds[0] != kinds[1]:
+    if not kinds[0] & kinds[1]:
         names = [" ".join(_symbol(z) for z in sorted(k)) for k in kinds]
-        raise InputError("the two datasets", f"hold different elements: {names[0]} and {names[1]}")
-    settings = descriptor.settings(sorted(kinds[0]))
+        raise InputError("the two datasets", f"have no element in common: {names[0]} and {names[1]}")
+    settings = descriptor.settings(sorted(kinds[0] | kinds[1]))
     first, second = portrait(a, settings, "the first dataset"), portrait(b, settings, "the second dataset")
     return Comparison(first, second, _breadths(first, second), _breadths(second, first))
 
@@ -193,6 +193,10 @@ def _groups(shard: Shard) -> np.ndarray[Any, np.dtype[np.str_]]:
 def _breadths(of: Portrait, frame: Portrait) -> dict[int, Breadth | str]:
     found: dict[int, Breadth | str] = {}
     for z, cloud in of.clouds.items():
+        lacking = [p for p, c in (("this set", cloud), ("the other set", frame.clouds[z])) if not c.whole.count]
+        if lacking:
+            found[z] = f"{lacking[0]} has no atoms of {_symbol(z)}"
+            continue
         try:
             found[z] = Frame.of(frame.clouds[z].whole).breadth(cloud.whole)
         except DataError as exc:

@@ -48,6 +48,19 @@ def test_a_set_of_one_value_a_component_is_a_line_without_density(sets):
     assert run(["compare", "run", "lone.extxyz", *FEW]) == 0
 
 
+def test_an_alloy_and_an_element(sets, capsys):
+    alloy = toy_frames(20, 2, rattle_A=0.4)
+    alloy.numbers[::4] = 29
+    write_file(sets / "alloy.extxyz", shard(alloy))
+    for pair in (("alloy.extxyz", "run"), ("run", "alloy.extxyz")):
+        assert run(["compare", *pair, *FEW]) == 0
+        out = " ".join(capsys.readouterr().out.split())
+        assert "of Cu" in out
+        assert "the other set has no atoms of Cu" in out
+        page = (sets / "compare.html").read_text()
+        assert "nothing to show" in page
+
+
 def test_json_is_all_that_is_printed(sets, capsys):
     assert run(["compare", "wild.extxyz", "run", *FEW, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -69,7 +82,7 @@ def test_sets_without_energies_or_breadth_have_a_page_too(sets):
     [
         (("nowhere", "run"), "nowhere: no such file or folder"),
         (("wild.extxyz", "empty"), "holds no shards"),
-        (("wild.extxyz", "copper.extxyz"), "hold different elements: Al and Cu"),
+        (("wild.extxyz", "copper.extxyz"), "no element in common: Al and Cu"),
         (("wild.extxyz", "run", "--cutoff", "nan"), "rcutfac_A and radii must be positive"),
         (("wild.extxyz", "run", "--cutoff", "0"), "rcutfac_A and radii must be positive"),
         (("wild.extxyz", "run", "--twojmax", "-1"), "--twojmax"),

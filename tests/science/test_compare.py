@@ -116,6 +116,20 @@ def test_each_element_is_compared_with_itself():
     assert found["elements"]["Cu"]["components"]["A"]["atoms"] == 120
 
 
+def test_an_element_that_one_set_lacks_is_named_and_the_others_are_compared():
+    """An alloy against an element: what both have is compared, with all neighbours seen."""
+    alloy = broad()
+    alloy.numbers[::4] = 29
+    found = plain(shard(alloy), shard(narrow()))
+    assert found["elements"]["Al"]["A_in_B"]["principal_axes"]["broader"] > 10
+    copper = found["elements"]["Cu"]
+    assert copper["A_in_B"] == {"problem": "the other set has no atoms of Cu"}
+    assert copper["B_in_A"] == {"problem": "this set has no atoms of Cu"}
+    assert copper["components"]["A"]["atoms"] == 60
+    assert copper["components"]["B"] == {"atoms": 0}
+    assert all(g["rms_distance_per_dimension"] for s in "AB" for g in found["sets"][s]["groups"])
+
+
 def test_a_set_of_one_environment_is_no_frame_but_can_be_looked_at():
     crystal = Frames.single([13], [[0, 0, 0]], 2.5 * np.eye(3))
     found = plain(shard(Frames.concat([crystal, crystal.moved(crystal.positions + 0.1)])), shard(narrow()))
@@ -148,7 +162,7 @@ def test_frames_without_descriptors_are_counted_and_left_out():
 def test_what_cannot_be_compared_is_refused():
     copper = narrow()
     copper.numbers[:] = 29
-    with pytest.raises(InputError, match="hold different elements: Al and Cu"):
+    with pytest.raises(InputError, match="no element in common: Al and Cu"):
         compare(Shard(narrow()), Shard(copper), SMALL)
     with pytest.raises(InputError, match="--twojmax, --cutoff"):
         compare(Shard(narrow()), Shard(narrow()), Descriptor(4, -1.0))
