@@ -80,6 +80,9 @@ def _breadths(symbol: str, element: Mapping[str, Any], several: bool) -> Section
     title = "Breadth in descriptor space" + (f", atoms of {symbol}" if several else "")
     a, b = element["A_in_B"], element["B_in_A"]
     problems = [f"{name}: {s['problem']}." for name, s in (("A in B", a), ("B in A", b)) if "problem" in s]
+    columns = ("", "A in B", "B in A")
+    if len(problems) == len(_SIDES):
+        return Section(title, columns, (("none", a["problem"], b["problem"]),), "")
     rows = [
         ("dimensions of the frame", *(_cell(s, "dimensions") for s in (a, b))),
         ("  linearly independent", *(_cell(s, "rank") for s in (a, b))),
@@ -98,7 +101,7 @@ def _breadths(symbol: str, element: Mapping[str, Any], several: bool) -> Section
     rows.append(
         ("distance from it, rms per dimension", *(_number(s.get("rms_distance_per_dimension")) for s in (a, b)))
     )
-    return Section(title, ("", "A in B", "B in A"), tuple(rows), " ".join([_BREADTH_NOTE, *problems]))
+    return Section(title, columns, tuple(rows), " ".join([_BREADTH_NOTE, *problems]))
 
 
 def _groups(side: str, found: Mapping[str, Any]) -> Section:
