@@ -1,12 +1,16 @@
 """What tests of the runners share: work that pools can import, lanes, and one small run through Parsl."""
 
+import contextlib
 import importlib
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from alflow.runtime import layout
 from alflow.runtime.parsl_runner import ParslRunner
 from alflow.runtime.runner import Capacity
 from alflow.spec.site import Lane, Site
@@ -51,6 +55,23 @@ def hear():
         return {r.task_id: r for r in reports}
 
     return collect
+
+
+@pytest.fixture(scope="session")
+def coordinator():
+    """A context in which ``alflow resume`` works on a run, in a process of its own that does not outlive it."""
+
+    @contextlib.contextmanager
+    def resuming(run):
+        with (run / layout.LOG).open("ab") as log:
+            process = subprocess.Popen([sys.executable, "-m", "alflow", "resume", str(run)], stdout=log, stderr=log)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+    return resuming
 
 
 @pytest.fixture(scope="session")

@@ -76,17 +76,6 @@ def prepared(folder, scheduler, label_s=0.3):
     return campaign_run.prepare(folder / "workflow.yaml", folder / "site.yaml", folder / "run")
 
 
-@contextlib.contextmanager
-def coordinator(run):
-    with (run / layout.LOG).open("ab") as log:
-        process = subprocess.Popen([sys.executable, "-m", "alflow", "resume", str(run)], stdout=log, stderr=log)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
 def wait_for(what, seconds=120.0):
     end = time.monotonic() + seconds
     while not (found := what()):
@@ -125,7 +114,7 @@ def nothing_is_left(queue, run):
     return not queue.jobs() and not queue.processes() and not processes_of(run)
 
 
-def test_a_campaign_waits_for_a_closed_queue_and_then_runs_to_its_end(queue, scheduler, tmp_path):
+def test_a_campaign_waits_for_a_closed_queue_and_then_runs_to_its_end(queue, scheduler, tmp_path, coordinator):
     run = prepared(tmp_path / "there", scheduler)
     (queue.folder / fake_queue.CLOSED).write_text("User cannot use the queue")
     with coordinator(run) as process:
@@ -143,7 +132,7 @@ def test_a_campaign_waits_for_a_closed_queue_and_then_runs_to_its_end(queue, sch
     assert set(bought(run).values()) == {1}
 
 
-def test_a_killed_coordinator_leaves_nothing_in_the_queue_and_loses_nothing(queue, scheduler, tmp_path):
+def test_a_killed_coordinator_leaves_nothing_in_the_queue_and_loses_nothing(queue, scheduler, tmp_path, coordinator):
     run = prepared(tmp_path / "there", scheduler, label_s=2.0)
     with coordinator(run) as process:
         wait_for(lambda: bought(run).total() >= 1)

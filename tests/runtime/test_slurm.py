@@ -92,17 +92,6 @@ def prepared(folder: Path, lanes: dict[str, str], shares: str = "{}", **more) ->
     return campaign_run.prepare(folder / "workflow.yaml", folder / "site.yaml", folder / "run")
 
 
-@contextlib.contextmanager
-def coordinator(run: Path):
-    with (run / layout.LOG).open("ab") as log:
-        process = subprocess.Popen([sys.executable, "-m", "alflow", "resume", str(run)], stdout=log, stderr=log)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
 def undisturbed(folder: Path, **settings) -> str:
     """Digest of the dataset of the same campaign in this process, without any waiting."""
     run = prepared(folder, dict.fromkeys(("sample", "label", "fit"), "cores_per_node: 1"), **settings)
@@ -143,7 +132,7 @@ def told(run: Path) -> str:
     return (run / layout.LOG).read_text()
 
 
-def test_walltimes_end_in_the_middle_of_tasks(slurm, tmp_path):
+def test_walltimes_end_in_the_middle_of_tasks(slurm, tmp_path, coordinator):
     """Three lanes of one-minute blocks; each fit takes longer than a block, labels are at work when theirs ends."""
     lanes = {
         "sample": "walltime: '00:01:00', cores_per_node: 1",
@@ -195,7 +184,7 @@ def test_no_task_starts_that_its_block_cannot_finish(slurm, tmp_path, monkeypatc
     assert len({report.result["pid"] for report in reports}) == 2
 
 
-def test_blocks_follow_the_backlog_through_every_disturbance(slurm, tmp_path):
+def test_blocks_follow_the_backlog_through_every_disturbance(slurm, tmp_path, coordinator):
     """A cancelled block, a node without power, a scheduler that refuses, one that is restarted."""
     lanes = {"sample": "walltime: '00:03:00', cores_per_node: 1, max_blocks: 3"}
     settings = {"initial": 30, "label_batch": 1}
@@ -227,7 +216,7 @@ def test_blocks_follow_the_backlog_through_every_disturbance(slurm, tmp_path):
     assert digest(run) == undisturbed(tmp_path / "here", label_s=0.0, **settings)
 
 
-def test_a_job_that_stays_in_the_queue(slurm, tmp_path):
+def test_a_job_that_stays_in_the_queue(slurm, tmp_path, coordinator):
     lanes = {"sample": f"walltime: '00:10:00', cores_per_node: 1, partition: {bed.CLOSED}"}
     run = prepared(tmp_path / "slurm", lanes, "{label: sample, fit: sample}")
     with coordinator(run) as process:
@@ -287,7 +276,7 @@ def test_coordinators_script_gives_up_when_nothing_comes_of_it(slurm, tmp_path):
     assert not processes_of(run)
 
 
-def test_nothing_is_left_however_it_ends(slurm, tmp_path):
+def test_nothing_is_left_however_it_ends(slurm, tmp_path, coordinator):
     lanes = {"sample": "walltime: '00:10:00', cores_per_node: 2", "label": "walltime: '00:10:00', cores_per_node: 2"}
     run = prepared(tmp_path / "slurm", lanes, "{fit: sample}", label_s=2.0, label_batch=4, initial=24)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
