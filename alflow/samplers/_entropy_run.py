@@ -28,6 +28,10 @@ _SOFTEN: Final = 20
 _NOISE_BLOCK: Final = 32
 _VELOCITIES, _NOISE = range(2)  # streams of random numbers of one trajectory
 
+NO_LIST: Final = "the cell has no volume, or is denser than any matter"
+FLEW: Final = "atoms flew apart in the dynamics; lower timestep_fs, T_K, K_eV or repulsion_eV"
+NO_NUMBER: Final = "energy or forces became infinite or NaN; lower weights, K_eV or repulsion_eV"
+
 
 class Eye:
     """Asks the potential and remembers what it said; `which` are the starts that the frames it is shown belong to."""
@@ -37,18 +41,23 @@ class Eye:
         self._lists = NeighborCache(potential.descriptors.cutoff_A, ordered=True)
         self.look_at(np.arange(len(start)))
         self.said: Told
+        self.listed: Bools
 
     def look_at(self, which: Ints) -> None:
         """Be shown the frames of these starts from now on."""
         self._k, self._r = self._K[which], self._reach[self._start.atoms_of(which)]
 
     def __call__(self, frames: Frames) -> Labels:
-        self.said = self._potential.evaluate(frames, self._lists.update(frames), self._k, self._r)
+        lists = self._lists.update(frames)
+        self.listed = lists.valid
+        self.said = self._potential.evaluate(frames, lists, self._k, self._r)
         return Labels(self.said.energy, -self.said.gradient)
 
 
 class Run:
     """One batch on its way: `alive` maps systems of the batch to trajectories, that is, to start frames.
+
+    All that is kept of each living trajectory (`alive`, `past`, the systems that move) gets shorter in `_take` only.
 
     Args:
         part: the settings.
@@ -66,6 +75,8 @@ class Run:
         self.K = K_eV
         self.eye = Eye(potential, self.K, part.reach_A(start), start)
         self.alive = np.arange(len(start))
+        self.past: list[Floats] = []
+        """V of each of `alive` at the latest steps of descent."""
         self.steps = 0
         self.frames: dict[int, Frames] = {}
         self.figures: dict[int, dict[str, float]] = {}
@@ -86,7 +97,7 @@ class Run:
     def _annealed(self, fire: FireBatch, halt: Halt) -> FireBatch:
         """The batch after the dynamics."""
         for _ in range(_SOFTEN):
-            if halt() or not len(self.alive):
+            if not len(self.alive) or halt():
                 return fire
             self._advance(fire)
         if not len(self.alive):
@@ -98,29 +109,28 @@ class Run:
         batch = LangevinBatch(fire.frames, momenta, masses, self.eye, p.timestep_fs, p.friction_per_ps)
         noise = _Noise([self._rng(int(i), _NOISE) for i in self.alive], fire.frames.sizes)
         for T in np.geomspace(*p.T_K, p.anneal_steps):
-            if halt():
+            if not len(self.alive) or halt():
                 break
             batch.step(np.full(len(batch.frames), T), noise.draw())
             self.steps += 1
-        return FireBatch(batch.frames, self.eye, _CAP_A)
+            self._drop_lost(batch, noise)
+        return FireBatch(batch.frames, self.eye, _CAP_A) if len(self.alive) else fire
 
     def _descend(self, fire: FireBatch, halt: Halt) -> None:
         """Until V stands still, each trajectory on its own; all together if they see each other."""
-        past: list[Floats] = []
+        self._drop_lost(fire)
         for step in range(self.part.max_steps + 1):
-            self._drop_lost(fire, past)
             if not len(self.alive) or halt():
                 return
-            past = [*past[-WINDOW:], fire.energy]
+            self.past = [*self.past[-WINDOW:], fire.energy]
             still: Bools = np.zeros(len(self.alive), np.bool_)
-            if len(past) > WINDOW:
-                still = np.abs(past[-1] - past[0]) <= self.part.converged_eV * fire.frames.sizes
+            if len(self.past) > WINDOW:
+                still = np.abs(self.past[-1] - self.past[0]) <= self.part.converged_eV * fire.frames.sizes
             if self.part.across_batch:
                 still[:] = still.all()
             if (done := still if step < self.part.max_steps else np.ones_like(still)).any():
                 self._finish(fire, done, still)
-                past = [e[~done] for e in past]
-                self._take(fire, ~done)
+                self._take(~done, fire)
             if len(self.alive):
                 self._advance(fire)
 
@@ -129,24 +139,28 @@ class Run:
         self.steps += 1
         self._drop_lost(fire)
 
-    def _drop_lost(self, fire: FireBatch, past: list[Floats] | None = None) -> None:
-        """End trajectories of which the potential makes no number."""
-        lost = ~(
-            np.isfinite(fire.energy) & np.isfinite(np.add.reduceat(fire.forces.sum(axis=1), fire.frames.offsets[:-1]))
-        )
-        if not lost.any():
+    def _drop_lost(self, moving: FireBatch | LangevinBatch, noise: _Noise | None = None) -> None:
+        """End trajectories of which the potential makes no number, and say why."""
+        if not len(self.alive):
             return
-        for i in self.alive[lost]:
-            self.ends[int(i)] = (Stop.UNPHYSICAL, "the cell has no volume, or is denser than any matter", self.steps)
-        if past is not None:
-            past[:] = [e[~lost] for e in past]
-        self._take(fire, ~lost)
+        good = np.isfinite(moving.energy)
+        good &= np.logical_and.reduceat(np.isfinite(moving.forces).all(axis=1), moving.frames.offsets[:-1])
+        if good.all():
+            return
+        no_list = FLEW if self.steps else NO_LIST  # cells stay as they are: what had a list loses it by its positions
+        for k in np.flatnonzero(~good):
+            words = NO_NUMBER if self.eye.listed[k] else no_list
+            self.ends[int(self.alive[k])] = (Stop.UNPHYSICAL, words, self.steps)
+        self._take(good, moving, *([noise] if noise else []))
 
-    def _take(self, fire: FireBatch, stay: Bools) -> None:
+    def _take(self, stay: Bools, *moving: FireBatch | LangevinBatch | _Noise) -> None:
+        """Go on with some trajectories only: the one place where any is dropped."""
         self.alive = self.alive[stay]
-        if len(self.alive):
+        self.past = [energy[stay] for energy in self.past]
+        if len(self.alive):  # or else nothing will move again
             self.eye.look_at(self.alive)
-            fire.take(np.flatnonzero(stay))
+            for batch in moving:
+                batch.take(np.flatnonzero(stay))
 
     def _finish(self, fire: FireBatch, done: Bools, still: Bools) -> None:
         said = self.eye.said
@@ -234,6 +248,12 @@ class _Noise:
             each = [r.standard_normal((_NOISE_BLOCK, n, 3)) for r, n in zip(self._rngs, self._sizes, strict=True)]
             self._left = list(np.concatenate(each, axis=1)[::-1])
         return self._left.pop()
+
+    def take(self, keep: Ints) -> None:
+        """Go on with the trajectories at `keep` only."""
+        atoms = np.isin(np.repeat(np.arange(len(self._sizes)), self._sizes), keep)
+        self._left = [numbers[atoms] for numbers in self._left]
+        self._rngs, self._sizes = [self._rngs[k] for k in keep], self._sizes[keep]
 
 
 def _columns(figures: list[dict[str, float]]) -> dict[str, Floats]:

@@ -10,6 +10,7 @@ from alflow.core.frames import Frames
 from alflow.core.labels import Labels
 from alflow.errors import InputError
 from alflow.interfaces import Guide, Scores, Stop, Thresholds
+from alflow.numerics.entropy_potential import EntropyPotential
 from alflow.samplers.entropy import Part
 from alflow.store.convert import write_file
 from alflow.store.shards import Shard
@@ -180,6 +181,56 @@ def test_frames_that_cannot_be_end_at_once(start):
     assert h.origin.tolist() == [i for i in range(10) if i not in {0, 2}]
     whole = sample(Part(maximize_fraction=1.0, **QUICK), start)
     assert h.candidates.ids() == whole.candidates.take(np.flatnonzero(~np.isin(whole.origin, [0, 2]))).ids()
+
+
+@pytest.mark.parametrize("method", ["anneal", "minimize"])
+def test_a_batch_that_is_lost_whole_ends(start, method):
+    x = start.positions.copy()
+    x[0] = np.nan
+    bad = start.moved(x)[0]
+    flat = Frames.single([74, 74], np.zeros((2, 3)), np.zeros((3, 3)))
+    h = sample(Part(method=method, **QUICK), Frames.concat([bad, flat]))
+    assert h.stops == (Stop.UNPHYSICAL,) * 2
+    assert set(h.detail) == {"the cell has no volume, or is denser than any matter"}
+    assert h.lengths.tolist() == [0, 0]
+    assert len(h.candidates) == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "after"),
+    [("minimize", 3), ("minimize", 25), ("anneal", 5), ("anneal", 30), ("anneal", 51), ("anneal", 60)],
+)
+@pytest.mark.parametrize("size", [None, 8])
+def test_what_is_lost_on_the_way_leaves_the_others_alone(start, monkeypatch, method, after, size):
+    """At the first steps, in the softening, the dynamics and the descent; some of the batch or all of it."""
+    part, calls, evaluate = Part(method=method, **QUICK), iter(range(10**6)), EntropyPotential.evaluate
+    doomed = np.arange(10) if size is None else np.array([1, 4])
+    whole = sample(part, start)
+
+    def failing(self, frames, *rest):
+        said = evaluate(self, frames, *rest)
+        if next(calls) >= after:
+            said.energy[np.isin(frames.volumes, start.volumes[doomed])] = np.inf
+        return said
+
+    monkeypatch.setattr(EntropyPotential, "evaluate", failing)
+    h = sample(part, start)
+    lost = [i for i, s in enumerate(h.stops) if s is Stop.UNPHYSICAL]
+    early = np.flatnonzero(whole.lengths < after)
+    assert lost == [i for i in doomed if i not in early]
+    assert all("infinite or NaN" in h.detail[i] for i in lost)
+    stay = ~np.isin(whole.origin, lost)
+    assert h.candidates.ids() == whole.candidates.take(np.flatnonzero(stay)).ids()
+    np.testing.assert_array_equal(np.delete(h.lengths, lost), np.delete(whole.lengths, lost))
+
+
+def test_dynamics_that_explode_are_called_so(start):
+    h = sample(Part(timestep_fs=1e3, T_K=(1e6, 1e6), friction_per_ps=1e-3, repulsion_eV=1e6, **QUICK), start)
+    flew = [i for i, words in enumerate(h.detail) if words.startswith("atoms flew apart")]
+    assert flew
+    assert all(h.stops[i] is Stop.UNPHYSICAL for i in flew)
+    assert all(h.lengths[i] > 20 for i in flew)
+    assert not any("denser" in words for words in h.detail)
 
 
 def test_contacts_are_not_brought_home(start):
