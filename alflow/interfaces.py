@@ -302,6 +302,19 @@ class Builder(Protocol):
         ...
 
 
+@runtime_checkable
+class HasGroups(Protocol):
+    """A builder that knows groups; the frames of others are all of a group that is called as their stage."""
+
+    def group_names(self) -> frozenset[str]:
+        """All groups there are."""
+        ...
+
+    def groups(self, frames: Frames) -> Sequence[str]:
+        """The group of each of some frames that it has built; empty for none."""
+        ...
+
+
 class Sampler(Protocol):
     """Moves a batch of structures and brings home candidates.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 import numpy as np
@@ -81,8 +81,7 @@ def check_descriptors(part: BispectrumPart, elements: frozenset[str]) -> None:
     for name, given in (("radii", part.radii), ("weights", part.weights)):
         if strange := sorted(s for s in given if atomic_numbers.get(s, 0) < 1):
             raise InputError(name, f"not chemical symbols: {', '.join(strange)}")
-        if part.elements and (unused := sorted(set(given) - set(part.elements))):
-            raise InputError(name, f"has {', '.join(unused)}, which `elements` does not name", "take it out, or add it")
+        check_keyed(name, given, part.elements or sorted(elements))
     if not all(0 < r < np.inf for r in part.radii.values()):
         raise InputError("radii", f"expected positive numbers, got {dict(part.radii)}")
     if not np.isfinite(list(part.weights.values())).all():
@@ -95,6 +94,17 @@ def check_descriptors(part: BispectrumPart, elements: frozenset[str]) -> None:
         )
     if lacking := _unweighted(part, symbols):
         raise InputError("weights", f"lacks {', '.join(lacking)}", _WHY_WEIGHTS)
+
+
+def check_keyed(name: str, given: Iterable[str], elements: Sequence[str]) -> None:
+    """Refuse a mapping by element with keys that are none of these.
+
+    Raises:
+        InputError: with the field `name`.
+    """
+    if unused := sorted(set(given) - set(elements)):
+        problem = f"has {', '.join(unused)}, but the elements are {', '.join(elements)}"
+        raise InputError(name, problem, "take it out, or add it to elements")
 
 
 def _unweighted(part: BispectrumPart, elements: Sequence[str]) -> list[str]:

@@ -32,7 +32,8 @@ class Part:
     which gets more out of a small budget. The weights kept are those with the best validation.
 
     Attributes:
-        elements: chemical symbols it shall know; empty means those of the dataset.
+        elements: chemical symbols it shall know; empty means all that the workflow builds, outside of one those of the
+            dataset.
         radial_cutoff_A: radial descriptors end here.
         angular_cutoff_A: angular descriptors end here.
         n_radial: radial shifts.
@@ -59,7 +60,8 @@ class Part:
         max_seconds: wall time of one fit, after which the best weights so far are taken; results then depend on the
             machine. None for no limit.
         warm_start: go on from an earlier model where there is one.
-        split_group: column of the dataset whose equal values stay on one side of a split; empty splits by frame.
+        split_group: column of the dataset whose equal values stay on one side of a split, such as ``group`` or
+            ``origin``, the trajectory; empty splits by frame.
         cache_GB: memory for the Jacobians of the descriptors; what does not fit is computed again in every epoch.
         checkpoint_s: seconds between checkpoints.
         device: where to train.

@@ -15,7 +15,7 @@ from alflow.errors import InputError
 from alflow.interfaces import Capability, FitReport, Halt, Model, never, part
 from alflow.numerics.bispectrum import BispectrumSettings
 from alflow.numerics.zbl import Zbl
-from alflow.potentials._snap_settings import check_descriptors, settings_of
+from alflow.potentials._snap_settings import check_descriptors, check_keyed, settings_of
 
 if TYPE_CHECKING:
     from alflow.store.dataset import Dataset
@@ -38,7 +38,8 @@ class Part:
     again. LAMMPS runs the files that a fit leaves: ``member-000.snap`` and the two files that it names.
 
     Attributes:
-        elements: chemical symbols it shall know; empty means those of the dataset.
+        elements: chemical symbols it shall know; empty means all that the workflow builds, outside of one those of the
+            dataset.
         twojmax: 2J: 2, 4, 6 or 8 give 5, 14, 30 or 55 components.
         cutoff_A: LAMMPS's ``rcutfac``: atoms i and j see each other closer than ``cutoff_A (R_i + R_j)``.
         radii: R of each element, without unit; 0.5 where not named, which makes `cutoff_A` the cutoff.
@@ -55,7 +56,8 @@ class Part:
         energy_weight: of the energy error per atom.
         force_weight_A: of the error of a force component; a length.
         stress_weight: of volume times stress error per atom; 0 fits no stress.
-        group_column: column of the dataset that names each frame's group.
+        group_column: column of the dataset that names each frame's group; in a workflow that is the name of its stage,
+            or what a builder of kind ``file`` finds in its file.
         group_weights: for each group one factor, or three, of energies, forces and stresses; 1 where not named. A
             factor of 0 leaves the group's labels out.
         zero_labels: what to do with forces of a frame, or its stress, that are all exactly zero although its structure
@@ -118,8 +120,7 @@ class Part:
             raise InputError("rcond", f"expected at most 1, got {self.rcond}")
         if strange := sorted(s for s in self.isolated_eV if atomic_numbers.get(s, 0) < 1):
             raise InputError("isolated_eV", f"not chemical symbols: {', '.join(strange)}")
-        if self.elements and (unused := sorted(set(self.isolated_eV) - set(self.elements))):
-            raise InputError("isolated_eV", f"has {', '.join(unused)}, which `elements` does not name")
+        check_keyed("isolated_eV", self.isolated_eV, self.elements or sorted(elements))
         if not np.isfinite(list(self.isolated_eV.values())).all():
             raise InputError("isolated_eV", f"expected numbers, got {dict(self.isolated_eV)}")
         for group, factors in self.group_weights.items():

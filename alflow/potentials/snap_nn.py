@@ -49,7 +49,8 @@ class Part:
     PYTHON and MLIAP_ENABLE_PYTHON, which alflow does not write files for.
 
     Attributes:
-        elements: chemical symbols it shall know; empty means those of the dataset.
+        elements: chemical symbols it shall know; empty means all that the workflow builds, outside of one those of the
+            dataset.
         twojmax: 2J: 2, 4, 6 or 8 give 5, 14, 30 or 55 components.
         cutoff_A: LAMMPS's ``rcutfac``: atoms i and j see each other closer than ``cutoff_A (R_i + R_j)``.
         radii: R of each element, without unit; 0.5 where not named, which makes `cutoff_A` the cutoff.
@@ -69,7 +70,8 @@ class Part:
             has no such symmetry, so that nobody computed them: ``refuse`` them, ``skip`` them, or ``fit`` them as they
             are. Only if forces or stress are fitted at all.
         shares: of the data that train, decide when to lower the rate, and test.
-        split_group: column of the dataset whose equal values stay on one side of a split; empty splits by frame.
+        split_group: column of the dataset whose equal values stay on one side of a split, such as ``group`` or
+            ``origin``, the trajectory; empty splits by frame.
         schedule: how the learning rate falls: ``plateau`` (the paper) or along a ``cosine`` to `min_lr`.
         lr: first learning rate.
         warm_lr: first learning rate of a warm start.

@@ -32,6 +32,7 @@ from alflow.runtime import lanes, layout
 from alflow.runtime.lammps_files import write_lammps
 from alflow.runtime.runner import failure_kind
 from alflow.spec.amend import amended
+from alflow.spec.groups import GROUP, groups_of
 from alflow.spec.site import Site, code_of, load_site
 from alflow.spec.workflow import Stage, Workflow, load
 from alflow.store.dataset import Dataset
@@ -173,7 +174,8 @@ def _block_ends() -> bool:
 def _build(c: _Context, args: Mapping[str, Any]) -> dict[str, Any]:
     frames = c.stage.builder.build(args["count"], c.rng, _frames(c.root, args.get("source")))
     origin = np.array([f"{c.id}/{i}" for i in range(len(frames))])
-    return _save(c, Shard(frames, {"origin": origin, "score": np.full(len(frames), np.nan)}))
+    columns = {GROUP: groups_of(c.stage, frames), "origin": origin, "score": np.full(len(frames), np.nan)}
+    return _save(c, Shard(frames, columns))
 
 
 def _sample(c: _Context, args: Mapping[str, Any]) -> dict[str, Any]:
@@ -185,6 +187,7 @@ def _sample(c: _Context, args: Mapping[str, Any]) -> dict[str, Any]:
         raise ResourceError("halted: the block ends; to be continued")
     columns: dict[str, Column] = {
         **h.columns,
+        GROUP: groups_of(c.stage, start)[h.origin],
         "origin": np.array([f"{c.id}/{i}" for i in h.origin], np.str_),
         "score": h.scores,
         "model": np.full(len(h.candidates), args["model"] or "", dtype=object).astype(np.str_),

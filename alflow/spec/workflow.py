@@ -12,7 +12,8 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +24,7 @@ from alflow.campaign.policy import Cycles, Patience, Policy, Rounds, Stream, Unt
 from alflow.errors import CapabilityError, InputError, SpecError, UnknownPartError
 from alflow.interfaces import Builder, Capability, Labeler, Potential, Sampler, Selector, Thresholds, Uncertainty
 from alflow.spec import shipped, yaml_file
+from alflow.spec.groups import GROUP, NAMED, group_names
 from alflow.validation import check_keys, each, joined, moved, raise_all, shown, suggestion, validate, with_paths
 
 if TYPE_CHECKING:
@@ -249,16 +251,38 @@ class _Reader:
             hint = "write 'stages:' and below it '- name: first' with the keys of the stage"
             self._keep([SpecError("stages", f"expected a list of at least one stage, got {shown(given)}", hint)])
             return []
-        found: list[tuple[Stage, dict[str, Any]]] = []
+        found: list[tuple[Stage, dict[str, Any], Mapping[str, str]]] = []
         for i, raw in enumerate(given):
-            pair = self._stage(raw, defaults, i, [stage for stage, _ in found])
-            if pair is not None:
-                found.append(pair)
+            made = self._stage(raw, defaults, i, [stage for stage, *_ in found])
+            if made is not None:
+                found.append(made)
+        if self._errors:
+            return []
+        stages = self._with_elements([(stage, place) for stage, _, place in found])
+        return [(stage, plain) for stage, (_, plain, _) in zip(stages, found, strict=True)]
+
+    def _with_elements(self, stages: Sequence[tuple[Stage, Mapping[str, str]]]) -> list[Stage]:
+        """The stages, potentials that leave their elements open told all that the workflow builds; and their check.
+
+        Those of the first training set may be fewer, by chance or because a later stage adds some: a model that does
+        not know an element cannot follow it.
+        """
+        every, found = [stage for stage, _ in stages], list[Stage]()
+        held = [_elements(every, stage) for stage in every]
+        union = tuple(sorted(frozenset().union(*held))) if all(held) else ()
+        for (stage, place), elements in zip(stages, held, strict=True):
+            potential: Any = stage.potential
+            if getattr(potential, "elements", None) == ():
+                potential = replace(potential, elements=union)
+            if elements:
+                self._within(place["potential"], partial(potential.check, elements))
+            self._within(place["potential"], partial(_groups_there, every[: len(found) + 1], potential))
+            found.append(replace(stage, potential=potential))
         return found
 
     def _stage(
         self, raw: Any, defaults: Mapping[str, Any], index: int, earlier: Sequence[Stage]
-    ) -> tuple[Stage, dict[str, Any]] | None:
+    ) -> tuple[Stage, dict[str, Any], Mapping[str, str]] | None:
         here = f"stages[{index}]"
         if not isinstance(raw, Mapping):
             self._keep([SpecError(here, f"expected a mapping of stage keys, got {shown(raw)}")])
@@ -277,7 +301,7 @@ class _Reader:
             return None
         stage = Stage(name=str(name), **made, **settings)
         self._checks(stage, place, here, earlier)
-        return stage, plain
+        return stage, plain, place
 
     def _part(self, key: str, merged: Mapping[str, Any], where: str, plain: dict[str, Any]) -> Any:
         if key not in merged:
@@ -325,13 +349,7 @@ class _Reader:
             self._keep([SpecError(f"{place['builder']}.from_stage", problem, hint)])
             return
         self._within(place["builder"], stage.builder.check)
-        elements: frozenset[str] = frozenset()
-        before = self._met
         self._within(place["builder"], lambda: _elements([*earlier, stage], stage))
-        if self._met == before:
-            elements = _elements([*earlier, stage], stage)
-        if elements:
-            self._within(place["potential"], lambda: stage.potential.check(elements))
 
     def _within(self, where: str, check: Callable[[], Any]) -> None:
         try:
@@ -513,6 +531,26 @@ def _fits_together(stage: Stage, here: str, *, first: bool) -> list[InputError]:
         problem = f"loops differ by their models, which sampler {sampler!r} does not follow"
         errors.append(CapabilityError(f"{here}.policy", problem, "use 'rounds' or 'stream'"))
     return errors
+
+
+def _groups_there(stages: Sequence[Stage], potential: Any) -> None:
+    """Refuse groups and columns that the dataset of a campaign will not have; the last of `stages` is the one.
+
+    Raises:
+        InputError: with the field at fault.
+    """
+    weights = getattr(potential, "group_weights", {})
+    for field_name in ("group_column", "split_group"):
+        column = getattr(potential, field_name, "")
+        if column and column not in NAMED and (field_name != "group_column" or weights):
+            raise InputError(
+                field_name, f"no dataset of a campaign has the column {column!r}", suggestion(column, NAMED)
+            )
+    if weights and potential.group_column == GROUP:
+        groups = frozenset().union(*(group_names(stage) for stage in stages))
+        for name in weights:
+            if name not in groups:
+                raise InputError(f"group_weights.{name}", "is no group of this campaign", suggestion(name, groups))
 
 
 def _elements(stages: Sequence[Stage], stage: Stage) -> frozenset[str]:

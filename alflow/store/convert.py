@@ -248,6 +248,8 @@ def _word(value: Any) -> str:
     plain = value.item() if isinstance(value, np.generic) else value
     if isinstance(plain, bool):
         return "FT"[plain]
+    if plain == "":
+        return '"_JSON \\"\\""'  # ase takes an empty pair of quotes for what comes next
     if isinstance(plain, str):
         escaped = plain.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
         return f'"{escaped}"'

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alflow.builders.random_cell import Part as RandomCell
 from alflow.engines.lammps import LammpsProcess
 from alflow.errors import InputError
 from alflow.registry import load_model
 from alflow.runtime import campaign_run
 from alflow.runtime.runner import InlineRunner
 from alflow.runtime.worker import execute
+from alflow.store.convert import write_file
 from alflow.store.dataset import Dataset
 from alflow.store.shards import Shard, read_shard
 
@@ -30,8 +32,7 @@ name: diverse
 seed: 1
 stages:
   - name: set
-    builder:
-      {{kind: random_cell, species: {{Al: 1.0}}, edge_A: [5.0, 7.0], density_g_cm3: [1.8, 2.6], min_distance_A: 2.2}}
+    builder: {builder}
     sampler: {{kind: entropy, cutoff_A: 4.5, method: minimize, max_steps: 10, keep: unknown}}
     potential: {potential}
     uncertainty: {uncertainty}
@@ -42,9 +43,13 @@ stages:
 """
 
 
-def ran(folder: Path, uncertainty: str, rounds: int, potential: str = "{kind: toy}") -> Dataset:
+CELLS = "{kind: random_cell, species: {Al: 1.0}, edge_A: [5.0, 7.0], density_g_cm3: [1.8, 2.6], min_distance_A: 2.2}"
+
+
+def ran(folder: Path, uncertainty: str, rounds: int, potential: str = "{kind: toy}", builder: str = CELLS) -> Dataset:
     (folder / "site.yaml").write_text(SITE)
-    (folder / "workflow.yaml").write_text(WORKFLOW.format(uncertainty=uncertainty, rounds=rounds, potential=potential))
+    text = WORKFLOW.format(uncertainty=uncertainty, rounds=rounds, potential=potential, builder=builder)
+    (folder / "workflow.yaml").write_text(text)
     run = campaign_run.prepare(folder / "workflow.yaml", folder / "site.yaml", folder / "run")
     campaign_run.resume(run, lambda _, root: InlineRunner(execute, str(root)))
     return Dataset.open(sorted((run / "dataset").glob("*.h5")))
@@ -77,6 +82,23 @@ def test_lammps_runs_the_potential_that_comes_out(tmp_path):
     process.close()
     assert not [a.problem for a in answers if a.problem]
     np.testing.assert_allclose([a.energy for a in answers], model.predict(data.frames).energy, rtol=1e-9)
+
+
+def test_fits_weigh_the_groups_of_a_file(tmp_path):
+    """Structures of a file keep their groups through sampling and labels; others belong to their stage."""
+    start = random_cells(8)
+    write_file(tmp_path / "start.extxyz", Shard(start, {"group": np.array(["a", "b", "", "a"] * 2)}))
+    builder = "{kind: file, path: start.extxyz, shuffle: false}"
+    snap = "{kind: snap, twojmax: 2, cutoff_A: 4.5, group_weights: {a: [1, 0, 0], set: 2.0}}"
+    data = ran(tmp_path, "{kind: none}", 1, snap, builder)
+    assert data.columns["group"].tolist() == ["a", "b", "set"] * 2  # two batches of three
+    with pytest.raises(InputError, match=r"group_weights\.c"):
+        ran(tmp_path, "{kind: none}", 1, "{kind: snap, group_weights: {c: 2.0}}", builder)
+
+
+def random_cells(count):
+    part = RandomCell(species={"Al": 1.0}, edge_A=(5.0, 7.0), density_g_cm3=(1.8, 2.6), min_distance_A=2.2)
+    return part.build(count, np.random.default_rng(0))
 
 
 LOOP = """

@@ -151,6 +151,56 @@ def test_two_thresholds_several_stages_and_another_theory(write):
     assert elements_of(workflow, 1) == {"Al"}, "a builder that draws from a stage has that stage's elements"
 
 
+SNAP = {"kind": "snap", "twojmax": 2, "weights": {"Al": 1.0, "Cu": 0.9}}
+
+
+def two_stages(write, first=SNAP, second=SNAP):
+    """One of aluminium, then one of aluminium and copper."""
+    content = copy.deepcopy(TOY)
+    for name, potential, species in (("pure", first, {"Al": 1.0}), ("alloy", second, {"Al": 0.5, "Cu": 0.5})):
+        builder = {"kind": "random_cell", "species": species, "edge_A": [5.0, 7.0], "density_g_cm3": [1.8, 2.6]}
+        more = {"name": name, "builder": builder, "potential": potential, "uncertainty": {"kind": "none"}}
+        content["stages"].append({**content["stages"][0], **more})
+    content["stages"] = content["stages"][1:]
+    return load(write(content))
+
+
+def test_potentials_without_elements_know_all_that_the_workflow_builds(write):
+    """The first structures may lack one by chance, and a model that does not know it could not go on."""
+    net = {"kind": "ani"}
+    for potential in (SNAP, net):
+        workflow = two_stages(write, potential, potential)
+        assert [stage.potential.elements for stage in workflow.stages] == [("Al", "Cu")] * 2
+        assert digest(load(write(to_yaml(workflow), "copy.yaml"))) == digest(workflow)
+    named = two_stages(write, {**SNAP, "elements": ["Al"], "weights": {}})
+    assert [stage.potential.elements for stage in named.stages] == [("Al",), ("Al", "Cu")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"weights": {"Al": 1.0}}, "lacks Cu"),
+        ({"radii": {"Ag": 0.5}}, "has Ag, but the elements are Al, Cu"),
+        ({"isolated_eV": {"Mo": -3.0}}, "has Mo, but the elements are Al, Cu"),
+        ({"group_weights": {"pur": 2.0}}, "did you mean 'pure'"),
+        ({"group_weights": {"pure": 2.0}, "group_column": "K_eV"}, "no dataset of a campaign has the column 'K_eV'"),
+    ],
+)
+def test_what_a_potential_says_of_elements_and_groups_that_are_not_there(write, changes, words):
+    with pytest.raises(InputError, match="potential") as caught:
+        two_stages(write, SNAP, {**SNAP, **changes})
+    assert words in str(caught.value)
+
+
+def test_groups_of_earlier_stages_are_there_and_those_of_later_ones_are_not(write):
+    for name in ("pure", "alloy"):
+        two_stages(write, SNAP, {**SNAP, "group_weights": {name: 2.0}})
+    with pytest.raises(InputError, match="is no group"):
+        two_stages(write, {**SNAP, "group_weights": {"alloy": 2.0}})
+    with pytest.raises(InputError, match=r"split_group: .*'orign'"):
+        two_stages(write, {"kind": "ani", "split_group": "orign"})
+
+
 def test_a_one_shot_set_without_a_model(write):
     stage = load(write(ENTROPY)).stages[0]
     assert not stage.sampler.needs_guide
