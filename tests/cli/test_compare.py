@@ -86,15 +86,20 @@ def test_sets_without_energies_or_breadth_have_a_page_too(sets):
         (("wild.extxyz", "run", "--cutoff", "nan"), "rcutfac_A and radii must be positive"),
         (("wild.extxyz", "run", "--cutoff", "0"), "rcutfac_A and radii must be positive"),
         (("wild.extxyz", "run", "--twojmax", "-1"), "--twojmax"),
-        (("wild.extxyz", "run", "--out", "wild.extxyz"), "is a file, expected a folder"),
+        (("wild.extxyz", "run", "--out", "wild.extxyz"), "wild.extxyz is a file, expected a folder"),
+        (("wild.extxyz", "run", "--out", "wild.extxyz/sub/x"), "wild.extxyz is a file, expected a folder"),
+        (("wild.extxyz", "run", "--out", "new/" + "x" * 300), "cannot be written: File name too long"),
+        (("wild.extxyz", "run", "--out", "/proc/x"), "--out /proc/x: cannot be written: No such file or directory"),
+        (("wild.extxyz", "empty", "--out", "new/folder"), "holds no shards"),
     ],
 )
-def test_bad_input_is_one_message_and_changes_nothing(sets, capsys, words, said):
+def test_bad_input_is_one_message_and_changes_nothing(sets, capsys, monkeypatch, words, said):
     (sets / "empty").mkdir()
     copper = toy_frames(3)
     copper.numbers[:] = 29
     write_file(sets / "copper.extxyz", shard(copper))
     before = sorted(sets.rglob("*"))
+    monkeypatch.setattr("alflow.monitor.comparison.page", None)  # it is refused before anything is computed
     assert run(["compare", *words]) == 2
     told = capsys.readouterr()
     assert said in told.err
