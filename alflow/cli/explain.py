@@ -11,11 +11,12 @@ from alflow.spec import explain as manuals
 
 def explain(part: str) -> None:
     """Print what there is, the kinds of a role, or the manual of one part."""
-    topic, _, kind = part.partition(".")
     console = Console(highlight=False, soft_wrap=False)
-    if not topic:
+    if not part:
         _overview(console)
-    elif not kind and manuals.summaries(topic):
+        return
+    topic, kind = manuals.named(part)
+    if not kind and manuals.summaries(topic):
         _kinds(console, topic)
     else:
         _manual(console, manuals.manual(topic, kind))

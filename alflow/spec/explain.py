@@ -95,6 +95,21 @@ def summaries(topic: str) -> Mapping[str, str]:
     return found
 
 
+def named(word: str) -> tuple[str, str]:
+    """Topic and kind of ``topic``, ``topic.kind``, or a kind alone that only one topic has.
+
+    Raises:
+        UnknownPartError: no such topic or kind, or a kind of several topics.
+    """
+    topic, _, kind = word.partition(".")
+    if kind or topic in {*_TOPICS, *PARTS.values()}:
+        return _topic(topic or word), kind
+    owners = [t for t, kinds in topics().items() if topic in kinds]
+    if len(owners) > 1:
+        raise UnknownPartError(word, "is the name of several parts", " or ".join(f"{t}.{topic}" for t in owners))
+    return (owners[0], topic) if owners else (_topic(topic), "")
+
+
 def manual(topic: str, kind: str = "") -> Manual:
     """The manual of one part, policy, or mapping.
 
@@ -140,7 +155,8 @@ def _topic(word: str) -> str:
     singular = {role: key for key, role in PARTS.items()}
     found = singular.get(word, word)
     if found not in _TOPICS:
-        raise UnknownPartError(word, "is nothing that can be explained", suggestion(word, _TOPICS))
+        known = [*_TOPICS, *(kind for kinds in topics().values() for kind in kinds)]
+        raise UnknownPartError(word, "is nothing that can be explained", suggestion(word, known))
     return found
 
 

@@ -40,3 +40,12 @@ def test_a_part_has_a_manual(said):
 def test_mappings_have_a_manual(said):
     assert "median_length_ps" in said("until")
     assert "walltime" in said("lane")
+
+
+def test_a_kind_alone_is_enough_where_one_role_has_it(said, capsys):
+    assert said("grade") == said("uncertainty.grade")
+    assert said("cycles") == said("policy.cycles")
+    assert run(["explain", "toy"]) == 2
+    assert "potential.toy or labeler.toy" in capsys.readouterr().err
+    assert run(["explain", ".md"]) == 2
+    assert ".md: is nothing" in capsys.readouterr().err

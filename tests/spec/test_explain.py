@@ -107,6 +107,7 @@ def test_lists():
     ("topic", "kind", "words"),
     [
         ("samplr", "", "did you mean 'sampler'?"),
+        ("entropi", "", "did you mean 'entropy'?"),
         ("sampler", "toyy", "did you mean 'toy'?"),
         ("policy", "round", "did you mean 'rounds'?"),
         ("until", "x", "until has no kinds"),
