@@ -25,6 +25,8 @@ _NUMBERS: Final = {"rcutfac": "rcutfac_A", "rfac0": "rfac0", "rmin0": "rmin0_A"}
 _ONLY_OFF: Final = ("chemflag", "bnormflag", "wselfallflag", "switchinnerflag")
 """What we know of and do not compute: 0 is their only value here."""
 _NO_MATTER: Final = ("chunksize", "parallelthresh", "sinner", "dinner", "diagonalstyle")
+_ONE_EACH: Final = ("sinner", "dinner")
+"""Keywords with a value for every element."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -156,9 +158,11 @@ def read_pair(coefficients: Path, parameters: Path, elements: Sequence[str] = ()
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Number and words of each line that has any; comments are none."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
+        text = path.read_text(encoding="utf-8-sig", errors="replace")  # comments are in any encoding
+    except OSError as exc:
         raise DataError(f"{path}: cannot be read: {exc}") from exc
+    if "\0" in text:
+        raise DataError(f"{path}: cannot be read: is no text, or text of 16 bits a character")
     for number, line in enumerate(text.splitlines(), 1):
         if words := re.findall(r'"[^"]*"|\S+', line.partition("#")[0]):
             yield number, words
@@ -168,7 +172,7 @@ def _read_parameters(path: Path) -> tuple[dict[str, Any], bool]:
     """Arguments of `BispectrumSettings`, and whether products enter."""
     found: dict[str, str] = {}
     for number, words in _lines(path):
-        if len(words) != 2:
+        if len(words) != 2 and not (len(words) > 2 and words[0] in _ONE_EACH):
             raise DataError(f"{path}, line {number}: expected a keyword and a value, got {' '.join(words)!r}")
         found[words[0]] = words[1]
     known = {*_FLAGS, *_NUMBERS, *_ONLY_OFF, *_NO_MATTER, "twojmax", "quadraticflag"}
@@ -226,6 +230,9 @@ def _number(path: Path, line: int, words: list[str]) -> float:
 def _read_script(path: Path) -> Snap:
     """The potential of a script with ``pair_style snap``, or ``hybrid/overlay`` of it with ``zbl``."""
     commands = list(_commands(path))
+    for number, words in commands:
+        if words[0] == "units" and words[1:] != ["metal"]:
+            raise DataError(f"{path}, line {number}: expected units metal (eV and Å), got {' '.join(words)!r}")
     ((style, styles),) = [(k, w[1:]) for k, w in commands if w[0] == "pair_style"][-1:] or [(0, [])]
     coeffs = [(k, w[1:]) for k, w in commands if w[0] == "pair_coeff"]
     overlay = styles[:1] == ["hybrid/overlay"]

@@ -54,6 +54,7 @@ def test_defaults_are_those_of_lammps(folder):
         ("x.snapparam", "twojmax 2", "twojmax two", "not a number"),
         ("x.snapparam", "twojmax 2", "", "expected twojmax, got rcutfac"),
         ("x.snapparam", "twojmax 2", "twojmax 2 2", "line 2.*keyword and a value"),
+        ("x.snapparam", "twojmax 2", "sinner", "line 2.*keyword and a value"),
         ("x.snapparam", "rmin0", "rmin", "keywords that SNAP does not have: rmin"),
         ("x.snapparam", "quadraticflag 0", "quadraticflag 1", "products"),
         ("x.snapparam", "quadraticflag 0", "chemflag 1", "chemflag: only 0 is supported"),
@@ -74,6 +75,8 @@ def test_defaults_are_those_of_lammps(folder):
         ("x.snap", "zbl 2.0 3.0 snap", "zbl ${inner} 3.0 snap", "the variable inner is not set"),
         ("x.snap", "pair_coeff * * snap", "pair_coeff 1 1 snap", "expected one line pair_coeff"),
         ("x.snap", "x.snapcoeff", "y.snapcoeff", r"y\.snapcoeff: cannot be read"),
+        ("x.snap", "pair_style", "units real\npair_style", "line 2: expected units metal .* got 'units real'"),
+        ("x.snap", "pair_style", "variable u index si\nunits ${u}\npair_style", "line 3: .* got 'units si'"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_place(folder, file, old, new, said):
@@ -89,6 +92,18 @@ def test_scripts_may_have_variables_and_continuations(folder):
         "pair_coeff * * snap x.snapcoeff x.snapparam Al Cu\n"
     )
     assert read(folder / "x.snap").alike(snap(zbl=Zbl(2.0, 3.0)))
+
+
+def test_files_of_other_writers_are_read(folder):
+    expected = read(folder / "x.snap")
+    edited(folder / "x.snap", "pair_style", "units metal\npair_style")
+    edited(folder / "x.snapparam", "twojmax 2", "twojmax 2\nsinner 1.0 1.0\ndinner 0.5 0.5")
+    for file in ("x.snap", "x.snapparam", "x.snapcoeff"):
+        text = (folder / file).read_bytes()
+        (folder / file).write_bytes(b"\xef\xbb\xbf" + text + "# of José".encode("latin-1"))
+    got = read(folder / "x.snap")
+    assert got.alike(expected)
+    assert (got.coefficients == expected.coefficients).all()
 
 
 def test_names_may_have_spaces(folder):
