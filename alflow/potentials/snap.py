@@ -116,8 +116,8 @@ class Part:
                 raise InputError(name, f"expected zero or more, got {getattr(self, name)}")
         if not self.energy_weight + self.force_weight_A + self.stress_weight > 0:
             raise InputError("energy_weight", "all three weights are zero: nothing to fit")
-        if not self.rcond <= 1:
-            raise InputError("rcond", f"expected at most 1, got {self.rcond}")
+        if not self.rcond < 1:  # at 1 not even the largest singular value would be left
+            raise InputError("rcond", f"expected less than 1, got {self.rcond}")
         if strange := sorted(s for s in self.isolated_eV if atomic_numbers.get(s, 0) < 1):
             raise InputError("isolated_eV", f"not chemical symbols: {', '.join(strange)}")
         check_keyed("isolated_eV", self.isolated_eV, self.elements or sorted(elements))

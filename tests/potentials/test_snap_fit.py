@@ -391,7 +391,7 @@ def test_elements_that_are_not_known_are_refused(tmp_path):
         ({"twojmax": 200}, "twojmax"),
         ({"members": 0}, "members"),
         ({"ridge": -1.0}, "ridge"),
-        ({"rcond": 1.5}, "rcond"),
+        ({"rcond": 1.0}, "rcond"),
         ({"energy_weight": 0.0, "force_weight_A": 0.0}, "energy_weight"),
         ({"group_weights": {"a": -1.0}}, "group_weights.a"),
         ({"group_weights": {"a": (1.0, float("inf"), 1.0)}}, "group_weights.a"),
