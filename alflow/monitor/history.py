@@ -28,6 +28,7 @@ from alflow.campaign.model import (
     comes_apart,
 )
 from alflow.errors import RunError
+from alflow.interfaces import Stop
 from alflow.runtime import layout
 from alflow.runtime.journal import damaged, of_run, read_lines
 
@@ -391,6 +392,16 @@ def _wave(t: float, task: TaskRecord) -> Wave:
         median=scores.get("median"),
         highest=scores.get("max"),
     )
+
+
+def all_lost(task: TaskRecord) -> str:
+    """Why a sampling task that ended in order brought nothing home: no trajectory stayed physical. Else empty."""
+    stops = dict(task.result.get("stops", {}))
+    count = sum(stops.values())
+    if task.verb is not Verb.SAMPLE or not count or task.result.get("n") or stops.get(Stop.UNPHYSICAL) != count:
+        return ""
+    reasons = "; ".join(f"{n} x {why}" if n > 1 else why for why, n in task.result.get("reasons", {}).items())
+    return f"brought nothing home, all {count} trajectories became unphysical" + (f": {reasons}" if reasons else "")
 
 
 def in_milli(errors: Mapping[str, Any]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from alflow.campaign.model import Closed, Ending, Event, Failed, Finished, StageDone, Verb
 from alflow.errors import JournalError
-from alflow.monitor.history import History, read_header
+from alflow.monitor.history import History, all_lost, read_header
 from alflow.monitor.status import Status, duration, errors_text, summary
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Progress:
             self._history.add(t, events)
         for event in events:
             shown = self._live is not None and not isinstance(event, Failed | Ending | StageDone)
-            if not shown and (news := _news(self._history, event)):
+            if news := _lost(self._history, event) or (not shown and _news(self._history, event)):
                 self._say(news)
         if self._live is None and self._clock() - self._said >= self._heartbeat_s:
             self._say(self._line())
@@ -195,6 +195,13 @@ def _news_lines(s: Status) -> list[str]:
     if s.median_length is not None:
         lines.append(f"trajectories reach {s.median_length:.3g} {s.length_unit} (median)")
     return lines
+
+
+def _lost(history: History, event: Event) -> str:
+    """Sampling that came to nothing."""
+    if isinstance(event, Finished) and (task := history.tasks.get(event.task_id)) and (why := all_lost(task)):
+        return f"{event.task_id} {why}"
+    return ""
 
 
 def _news(history: History, event: Event) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from alflow.campaign.model import Verb
 from alflow.core.labels import Cause
 from alflow.errors import DataError, InputError
-from alflow.monitor.history import History, TaskRecord
+from alflow.monitor.history import History, TaskRecord, all_lost
 from alflow.monitor.status import duration
 from alflow.runtime import layout
 from alflow.spec.amend import amended
@@ -55,7 +55,7 @@ class Story:
 
 
 def failures(run_dir: Path) -> list[Story]:
-    """Every structure of a run that no label could be bought of, and every task that failed.
+    """Every structure of a run that no label could be bought of, every task that failed, and sampling without a yield.
 
     Raises:
         RunError: there is no run.
@@ -66,6 +66,11 @@ def failures(run_dir: Path) -> list[Story]:
         Story(f["id"], f["cause"], [Line(task.ended, f"{task.id}: {f['reason']}"), *_log(f["log"])])
         for task in history.tasks.values()
         for f in task.result.get("failures", ())
+    ]
+    stories += [
+        Story(task.id, "nothing came of it", [Line(task.ended, words)])
+        for task in history.tasks.values()
+        if (words := all_lost(task))
     ]
     lost = (f for f in history.failures if not f.retried)
     return stories + [Story(f.task_id, f"task failed ({f.kind})", [Line(f.t, f.detail), *_log(f.log)]) for f in lost]

@@ -1,6 +1,7 @@
 import io
 import logging
 
+import pytest
 from rich.console import Console
 
 from alflow.campaign.model import Closed, Failed, FailureKind, Finished, Submitted, Task, Verb
@@ -62,6 +63,26 @@ def test_failures_are_told_with_their_log(tmp_path):
     words = console.file.getvalue()
     assert "0-fit-000000 failed (defect): [bold]oops; log: /log.txt" in words
     assert "failed: x" in words
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_sampling_that_comes_to_nothing_is_told(tmp_path, terminal):
+    """A campaign whose every structure is thrown away would end in order and without a word."""
+    (tmp_path / "workflow.yaml").write_text("name: x\n")
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=200)
+    results = [
+        {"n": 0, "stops": {"unphysical": 3}, "reasons": {"atoms closer than 4 Å": 2, "NaN": 1}},
+        {"n": 0, "stops": {"unphysical": 2, "finished": 1}},
+        {"n": 2, "stops": {"unphysical": 3}},
+    ]
+    tasks = [Task(f"0-sample-00000{k}", Verb.SAMPLE, {}) for k in range(3)]
+    with Progress(tmp_path, console) as progress:
+        for task, result in zip(tasks, results, strict=True):
+            progress.on_events(1.0, [Submitted(task), Finished(task.id, result)])
+    words = console.file.getvalue()
+    said = "0-sample-000000 brought nothing home, all 3 trajectories became unphysical: 2 x atoms closer than 4 Å; NaN"
+    assert said in words
+    assert words.count("brought nothing home") == 1
 
 
 def test_a_terminal_gets_a_live_display(finished_run, tmp_path):
