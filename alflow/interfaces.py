@@ -435,6 +435,19 @@ class Labeler(Protocol):
 
 
 @runtime_checkable
+class ChecksElements(Protocol):
+    """A sampler with settings that can be wrong for what is built, or that reads a file."""
+
+    def check(self, elements: frozenset[str]) -> None:
+        """Refuse settings that cannot work for these chemical symbols; none if the builder cannot know them.
+
+        Raises:
+            InputError: with the field at fault.
+        """
+        ...
+
+
+@runtime_checkable
 class HasTrial(Protocol):
     """A labeler that can be tried with what the site file says alone, without a workflow."""
 

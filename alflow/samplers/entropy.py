@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal
 
 import numpy as np
-from ase.data import atomic_numbers, covalent_radii
+from ase.data import atomic_numbers, chemical_symbols, covalent_radii
 from pydantic import Field
 
 from alflow.core.frames import Floats, Frames
@@ -23,14 +23,22 @@ from alflow.numerics.neighbors import neighbor_list
 from alflow.samplers._entropy_run import Run
 from alflow.store.convert import read_file
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# Far beyond what is of use, and still such that no product or power in between overflows
+Strength = Annotated[float, Field(ge=1e-9, le=1e4)]
+Height = Annotated[float, Field(ge=1e-6, le=1e6)]
+Cutoff = Annotated[float, Field(ge=0.5, le=15)]
+Distance = Annotated[float, Field(ge=0.1, le=15)]
+Kelvin = Annotated[float, Field(ge=1e-3, le=1e6)]
+Timestep = Annotated[float, Field(ge=1e-3, le=1e3)]
+Friction = Annotated[float, Field(ge=1e-6, le=1e6)]
+Change = Annotated[float, Field(ge=0, le=1e3)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Steps = Annotated[int, Field(ge=1)]
+Steps = Annotated[int, Field(ge=1, le=10**7)]
 
 _REPULSION: Final = 0.8
 _CONTACT: Final = 0.7
 _ATOMS: Final = 8192
+_WEIGHTS: Final = (1e-3, 1e3)
 _STRENGTH: Final = 7  # a stream of random numbers of one trajectory: those of its run are others
 
 
@@ -62,7 +70,7 @@ class Part:
         maximize_fraction: part of the starts that are made diverse; the others are made ordered.
         twojmax: 2 J; descriptors are all bispectrum components up to J: 2 gives the paper's 5, 4 gives 14.
         cutoff_A: cutoff of the descriptors.
-        weights: weight of an element as a neighbour, as in SNAP; 1 if not given.
+        weights: weight of an element as a neighbour, as in SNAP; 1 if not given. Where it is 0 it is not seen.
         metric: ``whitened``, ``scaled`` or ``raw``: how components are weighed in the distance of two environments.
         floor: distances below this are not told apart, in units of the spread among randomly packed spheres.
         repulsion_A: distance at which two atoms begin to repel; by default 0.8 times the sum of covalent radii.
@@ -80,23 +88,23 @@ class Part:
         across_batch: environments are also to differ from those of the other diverse configurations of a batch.
     """
 
-    K_eV: tuple[Positive, Positive] = (0.02, 0.1)
+    K_eV: tuple[Strength, Strength] = (0.02, 0.1)
     maximize_fraction: Fraction = 0.5
     twojmax: Annotated[int, Field(ge=0, le=14)] = 2
-    cutoff_A: Positive = 4.73
+    cutoff_A: Cutoff = 4.73
     weights: Mapping[str, float] = field(default_factory=dict)
     metric: Metric = "whitened"
     floor: Annotated[float, Field(ge=1e-6, le=1e3)] = 0.1
-    repulsion_A: Positive | None = None
-    repulsion_eV: Positive = 20.0
-    min_distance_A: Positive | None = None
+    repulsion_A: Distance | None = None
+    repulsion_eV: Height = 20.0
+    min_distance_A: Distance | None = None
     method: Literal["anneal", "minimize"] = "anneal"
-    T_K: tuple[Positive, Positive] = (2000.0, 100.0)
+    T_K: tuple[Kelvin, Kelvin] = (2000.0, 100.0)
     anneal_steps: Steps = 250
-    timestep_fs: Positive = 4.0
-    friction_per_ps: Positive = 5.0
+    timestep_fs: Timestep = 4.0
+    friction_per_ps: Friction = 5.0
     max_steps: Steps = 200
-    converged_eV: NotNegative = 2e-4
+    converged_eV: Change = 2e-4
     keep: Literal["all", "unknown"] = "all"
     avoid: Path | None = None
     across_batch: bool = False
@@ -110,12 +118,44 @@ class Part:
         for symbol, weight in self.weights.items():
             if symbol not in atomic_numbers or symbol == "X":
                 raise InputError("weights", f"{symbol!r} is not a chemical symbol", "write symbols such as W")
-            if not np.isfinite(weight):
-                raise InputError("weights", f"the weight of {symbol} is {weight}")
+            if weight != 0 and not _WEIGHTS[0] <= abs(weight) <= _WEIGHTS[1]:
+                size = f"{_WEIGHTS[0]:g} to {_WEIGHTS[1]:g}"
+                raise InputError("weights", f"the weight of {symbol} is {weight:g}", f"give 0, or a size of {size}")
         if self.repulsion_A is not None and self.repulsion_A > self.cutoff_A:
             raise InputError("repulsion_A", f"{self.repulsion_A:g} Å is beyond cutoff_A, {self.cutoff_A:g} Å")
         if self.avoid is not None and not self.avoid.is_file():
             raise InputError("avoid", f"the file {self.avoid} does not exist")
+
+    def check(self, elements: frozenset[str]) -> None:
+        """Refuse what cannot work for these chemical symbols; none if they are not known before the run.
+
+        Raises:
+            InputError: with the field at fault.
+        """
+        old = self._avoided()
+        if not elements:
+            return
+        if self.min_distance_A is not None:
+            self._check_distance(self.min_distance_A, elements)
+        seen = elements if old is None else elements | {chemical_symbols[z] for z in np.unique(old.numbers)}
+        if strange := sorted(set(self.weights) - seen):
+            there = ", ".join(sorted(elements))
+            raise InputError("weights", f"has {', '.join(strange)}, but the structures are of {there}", "take it out")
+        if not any(self.weights.get(symbol, 1.0) for symbol in elements):
+            hint = "give one of them another weight, such as 1"
+            raise InputError("weights", "are 0 for all elements: every environment would look the same", hint)
+
+    def _check_distance(self, least_A: float, elements: frozenset[str]) -> None:
+        """Nothing keeps atoms apart that do not repel: a limit beyond that would throw optima away."""
+        one_each = Frames.single([atomic_numbers[s] for s in sorted(elements)], np.zeros((len(elements), 3)), np.eye(3))
+        farthest = 2 * float(self.reach_A(one_each).max())
+        if least_A > farthest:
+            raise InputError(
+                "min_distance_A",
+                f"{least_A:g} Å is beyond the distance at which atoms begin to repel, {farthest:.3g} Å at most: "
+                "nothing would keep them so far apart",
+                "lower it, or raise repulsion_A above it",
+            )
 
     def run(
         self,
@@ -140,13 +180,18 @@ class Part:
         """
         ruler, known = metric(self.metric, self.twojmax, self.cutoff_A), None
         frames = start
-        if self.avoid is not None:
-            stat = self.avoid.stat()
-            old = _read(self.avoid, stat.st_mtime_ns, stat.st_size)
+        if (old := self._avoided()) is not None:
             frames = Frames.concat([start, old])
             known = _known(old, self._descriptors(frames), ruler)
         settings = self._descriptors(frames)
         return EntropyPotential(settings, ruler, self.floor, self.repulsion_eV, known, self.across_batch)
+
+    def _avoided(self) -> Frames | None:
+        """The structures of `avoid`, if it is set."""
+        if self.avoid is None:
+            return None
+        stat = self.avoid.stat()
+        return _read(self.avoid, stat.st_mtime_ns, stat.st_size)
 
     def _descriptors(self, frames: Frames) -> BispectrumSettings:
         """Of all elements of some frames: a neighbour counts with its weight, all within one cutoff."""

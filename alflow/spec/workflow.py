@@ -22,7 +22,17 @@ import yaml
 from alflow import registry
 from alflow.campaign.policy import Cycles, Patience, Policy, Rounds, Stream, Until
 from alflow.errors import CapabilityError, InputError, SpecError, UnknownPartError
-from alflow.interfaces import Builder, Capability, Labeler, Potential, Sampler, Selector, Thresholds, Uncertainty
+from alflow.interfaces import (
+    Builder,
+    Capability,
+    ChecksElements,
+    Labeler,
+    Potential,
+    Sampler,
+    Selector,
+    Thresholds,
+    Uncertainty,
+)
 from alflow.spec import shipped, yaml_file
 from alflow.spec.groups import GROUP, NAMED, group_names
 from alflow.validation import check_keys, each, joined, moved, raise_all, shown, suggestion, validate, with_paths
@@ -274,6 +284,8 @@ class _Reader:
             potential: Any = stage.potential
             if getattr(potential, "elements", None) == ():
                 potential = replace(potential, elements=union)
+            if isinstance(stage.sampler, ChecksElements):
+                self._within(place["sampler"], partial(stage.sampler.check, elements))
             if elements:
                 self._within(place["potential"], partial(potential.check, elements))
             self._within(place["potential"], partial(_groups_there, every[: len(found) + 1], potential))

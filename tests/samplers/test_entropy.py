@@ -8,7 +8,6 @@ import pytest
 from alflow.builders.random_cell import Part as RandomCell
 from alflow.core.frames import Frames
 from alflow.core.labels import Labels
-from alflow.errors import InputError
 from alflow.interfaces import Guide, Scores, Stop, Thresholds
 from alflow.numerics.entropy_potential import EntropyPotential
 from alflow.samplers.entropy import Part
@@ -284,24 +283,3 @@ def test_what_elements_others_have_does_not_matter():
     start = Frames.concat([b.build(2, np.random.default_rng(0)) for b in (pure, mixed)])
     part = Part(weights={"Ni": 1.0, "Al": 0.7}, cutoff_A=4.2, **QUICK)
     assert sample(part, start).candidates.ids()[:2] == sample(part, start.take([0, 1])).candidates.ids()
-
-
-@pytest.mark.parametrize(
-    ("fields", "match"),
-    [
-        ({"K_eV": (0.1, 0.02)}, "K_eV: expected the lower"),
-        ({"weights": {"Wo": 1.0}}, "weights: 'Wo' is not a chemical symbol"),
-        ({"weights": {"W": float("nan")}}, "weights: the weight of W is nan"),
-        ({"repulsion_A": 5.0}, "repulsion_A: 5 Å is beyond cutoff_A"),
-        ({"avoid": Path("/nowhere.xyz")}, "avoid: the file /nowhere.xyz does not exist"),
-    ],
-)
-def test_bad_settings_are_refused(fields, match):
-    with pytest.raises(InputError, match=match):
-        Part(**fields)
-
-
-def test_a_set_that_cannot_be_read_is_said(start, tmp_path):
-    (tmp_path / "old.xyz").write_text("nonsense\n")
-    with pytest.raises(InputError, match="avoid: "):
-        sample(Part(avoid=tmp_path / "old.xyz"), start)
