@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from alflow.builders.random_cell import Part as RandomCell
+from alflow.core.frames import Frames
 from alflow.engines.lammps import LammpsProcess
-from alflow.errors import InputError
+from alflow.errors import DataError, InputError
+from alflow.monitor.why import failures
 from alflow.registry import load_model
 from alflow.runtime import campaign_run
 from alflow.runtime.runner import InlineRunner
@@ -94,6 +96,26 @@ def test_fits_weigh_the_groups_of_a_file(tmp_path):
     assert data.columns["group"].tolist() == ["a", "b", "set"] * 2  # two batches of three
     with pytest.raises(InputError, match=r"group_weights\.c"):
         ran(tmp_path, "{kind: none}", 1, "{kind: snap, group_weights: {c: 2.0}}", builder)
+
+
+def test_a_campaign_in_which_nothing_stays_physical_says_so(tmp_path):
+    dense = Frames.single([13, 13], [[0.0, 0.0, 0.0], [0.2, 0.2, 0.2]], np.eye(3) * 0.4)
+    write_file(tmp_path / "dense.extxyz", Shard(Frames.concat([dense, dense])))
+    with pytest.raises(DataError, match="no shards"):
+        ran(tmp_path, "{kind: none}", 1, builder="{kind: file, path: dense.extxyz}")
+    stories = failures(tmp_path / "run")
+    assert [s.outcome for s in stories] == ["nothing came of it"] * 2
+    assert "all 3 trajectories became unphysical: 3 x the cell has no volume" in stories[0].lines[0].words
+
+
+def test_a_model_knows_elements_that_its_first_labels_lack(tmp_path):
+    """One atom of copper in a hundred: the first set has none, what the model is to follow does."""
+    builder = CELLS.replace("{Al: 1.0}", "{Al: [1.0, 1.0], Cu: [0.0, 0.05]}")
+    snap = "{kind: snap, twojmax: 2, cutoff_A: 4.5, weights: {Al: 1.0, Cu: 0.9}}"
+    ran(tmp_path, "{kind: none}", 2, snap, builder)
+    model = load_model(tmp_path / "run" / "potential")
+    copper = Frames.single([29, 13], [[0.0, 0.0, 0.0], [2.5, 0.0, 0.0]], np.eye(3) * 12)
+    assert np.isfinite(model.predict(copper).energy).all()
 
 
 def random_cells(count):
