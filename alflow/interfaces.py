@@ -318,7 +318,8 @@ class HasGroups(Protocol):
 class Sampler(Protocol):
     """Moves a batch of structures and brings home candidates.
 
-    A sampler that `needs_guide` follows a model; any other is given one as soon as there is one.
+    A sampler that `needs_guide` follows a model; any other is given one as soon as there is one. One that keeps only
+    what the model does not know may say so by a true attribute ``needs_scores``; see also `ChecksElements`.
     """
 
     needs_guide: ClassVar[bool]
@@ -375,7 +376,10 @@ class Potential(Protocol):
 
 
 class Uncertainty(Protocol):
-    """Makes a gauge of a fitted model."""
+    """Makes a gauge of a fitted model.
+
+    One whose gauges score all frames alike says so by a false attribute ``tells_apart``.
+    """
 
     requires: ClassVar[frozenset[Capability]]
 

@@ -126,6 +126,11 @@ class Part:
         if self.avoid is not None and not self.avoid.is_file():
             raise InputError("avoid", f"the file {self.avoid} does not exist")
 
+    @property
+    def needs_scores(self) -> bool:
+        """Whether it asks what a model does not know."""
+        return self.keep == "unknown"
+
     def check(self, elements: frozenset[str]) -> None:
         """Refuse what cannot work for these chemical symbols; none if they are not known before the run.
 

@@ -539,6 +539,10 @@ def _fits_together(stage: Stage, here: str, *, first: bool) -> list[InputError]:
         if stage.sampler.needs_guide:
             problem = f"sampler {sampler!r} follows a model, but nothing is labelled before its first run"
         errors.append(CapabilityError(f"{here}.policy.initial", problem, "set it to the size of a first training set"))
+    if getattr(stage.sampler, "needs_scores", False) and not getattr(stage.uncertainty, "tells_apart", True):
+        uncertainty = registry.kind_of("uncertainty", stage.uncertainty)
+        problem = f"{sampler!r} keeps only what the model does not know, but uncertainty {uncertainty!r} scores nothing"
+        errors.append(CapabilityError(f"{here}.sampler", problem, "keep all, or take an uncertainty that scores"))
     if not stage.sampler.needs_guide and isinstance(stage.policy, Cycles) and stage.policy.loops > 1:
         problem = f"loops differ by their models, which sampler {sampler!r} does not follow"
         errors.append(CapabilityError(f"{here}.policy", problem, "use 'rounds' or 'stream'"))

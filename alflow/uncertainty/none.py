@@ -23,6 +23,8 @@ class Part:
     """
 
     requires: ClassVar[frozenset[Capability]] = frozenset()
+    tells_apart: ClassVar[bool] = False
+    """No frame scores more than another."""
 
     def calibrate(self, model: Model, data: Dataset, out: Path) -> Mapping[str, float]:  # noqa: ARG002
         return {}

@@ -35,7 +35,7 @@ seed: 1
 stages:
   - name: set
     builder: {builder}
-    sampler: {{kind: entropy, cutoff_A: 4.5, method: minimize, max_steps: 10, keep: unknown}}
+    sampler: {{kind: entropy, cutoff_A: 4.5, method: minimize, max_steps: 10, keep: {keep}}}
     potential: {potential}
     uncertainty: {uncertainty}
     selector: {{kind: everything}}
@@ -50,7 +50,8 @@ CELLS = "{kind: random_cell, species: {Al: 1.0}, edge_A: [5.0, 7.0], density_g_c
 
 def ran(folder: Path, uncertainty: str, rounds: int, potential: str = "{kind: toy}", builder: str = CELLS) -> Dataset:
     (folder / "site.yaml").write_text(SITE)
-    text = WORKFLOW.format(uncertainty=uncertainty, rounds=rounds, potential=potential, builder=builder)
+    keep = "all" if uncertainty == "{kind: none}" else "unknown"
+    text = WORKFLOW.format(keep=keep, uncertainty=uncertainty, rounds=rounds, potential=potential, builder=builder)
     (folder / "workflow.yaml").write_text(text)
     run = campaign_run.prepare(folder / "workflow.yaml", folder / "site.yaml", folder / "run")
     campaign_run.resume(run, lambda _, root: InlineRunner(execute, str(root)))

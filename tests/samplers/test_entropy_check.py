@@ -139,6 +139,7 @@ stages:
         ("weights: {Mo: 2}", "sampler.weights: has Mo"),
         ("weights: {W: 0}", "sampler.weights: are 0"),
         ("min_distance_A: 4.0", "sampler.min_distance_A: 4 Å"),
+        ("keep: unknown", "sampler: 'entropy' keeps only what the model does not know, but uncertainty 'none'"),
         ("avoid: garbage.xyz", "sampler.avoid: "),
     ],
 )
