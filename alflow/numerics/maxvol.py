@@ -36,6 +36,8 @@ UNFILLED: Final = -1
 """The source of a place that no row has taken."""
 _NOTHING: Final = 1e-280
 """Columns of nothing greater count as zero: the reciprocals of their unfilled places would overflow."""
+_FARTHEST: Final = 1e280
+"""Grades from here on are no numbers: swaps would overflow."""
 _BLOCK_BYTES: Final = 4 << 20
 _REFRESH: Final = 64, 4
 """Swaps after which the inverse is computed anew: so many, or one for every so many columns if that is more."""
@@ -96,7 +98,7 @@ class ActiveSet:
         return found
 
     def grades(self, rows: Floats, device: str | None = None) -> Floats:
-        """Extrapolation grade of each row, (n,); NaN of a row that is not finite.
+        """Extrapolation grade of each row, (n,); NaN of a row that is not finite, or too far outside for a number.
 
         Args:
             rows: (n, n_features).
@@ -107,7 +109,7 @@ class ActiveSet:
         multiply = _on_device(self.inverse, device) if device else self._greatest
         for first in range(0, len(rows), step):
             out[first : first + step] = multiply(rows[first : first + step])
-        out[~np.isfinite(rows).all(axis=1)] = np.nan
+        out[~(out < _FARTHEST)] = np.nan  # a row that is not finite has no finite product either
         return out
 
     def _greatest(self, rows: Floats) -> Floats:
@@ -118,7 +120,7 @@ class ActiveSet:
     def updated(self, rows: Floats, source: Ints, tolerance: float = TOLERANCE, device: str | None = None) -> ActiveSet:
         """The set after one look at more rows; itself if they change nothing.
 
-        The volume never shrinks but by a column's first values. Rows that are not finite are passed over. That all of
+        The volume never shrinks but by a column's first values. Rows without a grade are passed over. That all of
         `rows` are within the tolerance afterwards is sure only where nothing was changed: see `settle`.
 
         Args:

@@ -201,6 +201,26 @@ def test_rows_that_are_not_finite_have_no_grade_and_never_enter():
     assert nothing is found
 
 
+@pytest.mark.parametrize(("small", "large"), [(1e-200, 1e200), (1e-3, 1e307), (1e-20, 1e270)])
+def test_rows_too_far_outside_for_a_number_are_passed_over_without_a_word(small, large):
+    rng = np.random.default_rng(17)
+    near, far = (rng.uniform(-1, 1, size=(200, 8)) * size for size in (small, large))
+    found = maxvol(near)
+    assert np.isnan(found.grades(far)).any()
+    for _ in range(3):
+        found = found.updated(far, np.arange(200))
+    assert (found.grades(near) <= 1 + TOLERANCE).all()
+    with_both = maxvol(np.vstack([near, far]))
+    assert (with_both.source >= 200).all()
+    assert (with_both.grades(np.vstack([near, far])) <= 1 + TOLERANCE).all()
+
+
+def test_rows_as_large_as_floating_point_allows():
+    rows = np.random.default_rng(18).uniform(-1, 1, size=(500, 12))
+    found = maxvol(rows * 1.7e308)
+    np.testing.assert_allclose(found.grades(rows * 1.7e308), maxvol(rows).grades(rows), rtol=1e-9)
+
+
 def test_many_updates_of_an_ill_conditioned_set_do_not_spoil_the_inverse():
     rng = np.random.default_rng(13)
     turn = np.linalg.qr(rng.normal(size=(40, 40)))[0]
