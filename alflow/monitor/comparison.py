@@ -65,6 +65,8 @@ def _sets(found: Mapping[str, Any]) -> Section:
     ]
     for key, name in (("mean", "energy, mean"), ("std", "  standard deviation"), ("p0", "  least"), ("p100", "  most")):
         rows.append((f"{name} / eV/atom", *(_number((s["energy_eV_atom"] or {}).get(key)) for s in (a, b))))
+    if any(_some_lack(s) for s in (a, b)):
+        rows.append(("  frames that have one", *(_with_energy(s) for s in (a, b))))
     note = f"A is {a['name']}; B is {b['name']}."
     return Section("Sets", ("", *_SIDES), tuple(rows), note)
 
@@ -104,9 +106,20 @@ def _breadths(symbol: str, element: Mapping[str, Any], several: bool) -> Section
     return Section(title, columns, tuple(rows), " ".join([_BREADTH_NOTE, *problems]))
 
 
+def _with_energy(some: Mapping[str, Any]) -> str:
+    """How many frames of a set or group have an energy."""
+    return f"{(some['energy_eV_atom'] or {}).get('frames', 0)} of {some['frames']}"
+
+
+def _some_lack(some: Mapping[str, Any]) -> bool:
+    """Whether figures of energies are of a part of the frames."""
+    energy = some["energy_eV_atom"]
+    return energy is not None and energy["frames"] < some["frames"]
+
+
 def _groups(side: str, found: Mapping[str, Any]) -> Section:
     other = "B" if side == "A" else "A"
-    rows = []
+    rows, some_lack = [], any(_some_lack(g) for g in found["groups"])
     for group in found["groups"]:
         energy = group["energy_eV_atom"] or {}
         rows.append(
@@ -114,11 +127,13 @@ def _groups(side: str, found: Mapping[str, Any]) -> Section:
                 str(group["group"]),
                 f"{group['frames']}",
                 f"{group['atoms']}",
+                *([_with_energy(group)] if some_lack else []),
                 *(_number(energy.get(key)) for key in ("mean", "p0", "p100")),
                 _number(group["rms_distance_per_dimension"]),
             )
         )
-    columns = ("", "frames", "atoms", "mean energy\neV/atom", "least", "most", f"distance\nfrom {other}")
+    energies = (*(["with\nenergy"] if some_lack else []), "mean energy\neV/atom", "least", "most")
+    columns = ("", "frames", "atoms", *energies, f"distance\nfrom {other}")
     note = f"Distances are root mean squares per dimension in the frame of {other}: 1 is that of {other} itself."
     return Section(f"Groups of {side}", columns, tuple(rows), note)
 

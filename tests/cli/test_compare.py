@@ -61,6 +61,19 @@ def test_an_alloy_and_an_element(sets, capsys):
         assert "nothing to show" in page
 
 
+def test_it_says_of_how_many_frames_energies_are(sets, capsys):
+    half = shard(toy_frames(20, 3), group=np.repeat(["with", "without"], [14, 6]))
+    half.labels.energy[12:] = np.nan
+    write_shard(sets / "half.h5", half)
+    assert run(["compare", "half.h5", "run", *FEW]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "frames that have one 12 of 20 20 of 20" in out
+    assert "12 of 14" in out
+    assert "0 of 6" in out
+    assert run(["compare", "wild.extxyz", "run", *FEW]) == 0
+    assert "have one" not in capsys.readouterr().out
+
+
 def test_json_is_all_that_is_printed(sets, capsys):
     assert run(["compare", "wild.extxyz", "run", *FEW, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
