@@ -209,22 +209,6 @@ def maxvol(rows: Floats, tolerance: float = TOLERANCE, device: str | None = None
     return found
 
 
-def torch_device(wanted: str) -> str | None:
-    """The device for `wanted`, one of ``auto``, ``cpu`` and ``cuda``; None for numpy.
-
-    Raises:
-        DataError: ``cuda`` where torch sees no GPU.
-    """
-    if wanted == "cpu":
-        return None
-    import torch
-
-    there = torch.cuda.is_available()
-    if wanted == "cuda" and not there:
-        raise DataError("device: cuda was asked for, but torch sees no GPU here")
-    return "cuda" if there else None
-
-
 def _floor(scale: Floats) -> Floats:
     """What an unfilled place holds; a column without values is taken to be as large as the largest.
 

@@ -120,18 +120,6 @@ def fit(
     return report
 
 
-def device_of(wanted: str) -> str:
-    """``cpu`` or ``cuda``, as asked for or as there is.
-
-    Raises:
-        DataError: cuda was asked for, and is not there.
-    """
-    there = torch.cuda.is_available()
-    if wanted == "cuda" and not there:
-        raise DataError("device: cuda was asked for, but torch sees no GPU here")
-    return "cuda" if there and wanted != "cpu" else "cpu"
-
-
 def _splits(part: NetPart, data: Dataset, members: range, shares: tuple[float, float, float]) -> dict[int, Split]:
     keys: Sequence[str] = data.ids
     if part.split_group:

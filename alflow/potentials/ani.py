@@ -12,6 +12,7 @@ from alflow.core.frames import Frames, Ints
 from alflow.errors import DataError, InputError
 from alflow.interfaces import Capability, FitReport, Halt, Model, never, part
 from alflow.numerics.aev import AevSettings
+from alflow.numerics.devices import torch_device
 from alflow.potentials._nets_check import check_elements, check_hidden, check_positive, check_training
 
 if TYPE_CHECKING:
@@ -154,10 +155,10 @@ class Part:
         from alflow.potentials._ani_data import Descriptors
         from alflow.potentials._ani_model import Members
         from alflow.potentials._nets import Shape
-        from alflow.potentials._nets_fit import Recipe, device_of
+        from alflow.potentials._nets_fit import Recipe
         from alflow.potentials._nets_state import Schedule
 
-        settings, device = self.descriptors(frames.numbers), device_of(self.device)
+        settings, device = self.descriptors(frames.numbers), torch_device(self.device) or "cpu"
 
         def inputs(frames: Frames, strains: bool) -> Descriptors:
             return Descriptors(settings, frames, self.cache_GB * 1e9, strains, halt, device)

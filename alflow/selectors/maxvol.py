@@ -11,7 +11,8 @@ from pydantic import Field
 from alflow.core.frames import Floats, Frames, Ints
 from alflow.interfaces import Capability, HasFeatures, Model, part
 from alflow.numerics.active_sets import ActiveSets, Rows
-from alflow.numerics.maxvol import TOLERANCE, settle, torch_device
+from alflow.numerics.devices import torch_device
+from alflow.numerics.maxvol import TOLERANCE, settle
 from alflow.selectors._features import batches, fresh, say_lost, with_features
 
 Look = Callable[[ActiveSets], ActiveSets]

@@ -15,7 +15,8 @@ from alflow.core.labels import Labels
 from alflow.errors import DataError, InputError, UnphysicalError
 from alflow.interfaces import Capability, HasFeatures, Model, PredictsWithFeatures, Scores, part
 from alflow.numerics.active_sets import ActiveSets, Rows, greatest_of_frames
-from alflow.numerics.maxvol import TOLERANCE, ActiveSet, settle, torch_device
+from alflow.numerics.devices import torch_device
+from alflow.numerics.maxvol import TOLERANCE, ActiveSet, settle
 from alflow.store.dataset import Dataset
 from alflow.store.files import written_whole
 

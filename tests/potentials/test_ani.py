@@ -496,7 +496,7 @@ def test_elements_fix_the_descriptors_whatever_the_data():
 def test_a_missing_gpu_is_said(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is one")
-    with pytest.raises(DataError, match="cuda"):
+    with pytest.raises(InputError, match="cuda"):
         replace(PART, device="cuda").fit(DATA, BOTH, 3, tmp_path)
 
 
