@@ -15,6 +15,7 @@ from alflow.errors import InputError
 from alflow.interfaces import Capability, FitReport, Halt, Model, never, part
 from alflow.numerics.bispectrum import BispectrumSettings
 from alflow.numerics.zbl import Zbl
+from alflow.potentials._snap_memory import check_memory
 from alflow.potentials._snap_settings import check_descriptors, check_keyed, settings_of
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ class Part:
                 raise InputError(f"group_weights.{group}", f"expected factors of zero or more, got {factors}")
         if self.zbl_A is not None and not 0 < self.zbl_A[0] < self.zbl_A[1] < np.inf:
             raise InputError("zbl_A", f"expected 0 < inner < outer, got {list(self.zbl_A)}")
+        check_memory(self, len(self.elements or elements))
 
     @property
     def zbl(self) -> Zbl | None:

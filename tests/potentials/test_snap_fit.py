@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from ase.data import chemical_symbols
 
 from alflow.core.frames import Frames
 from alflow.core.labels import Labels
@@ -392,6 +393,9 @@ def test_elements_that_are_not_known_are_refused(tmp_path):
         ({"members": 0}, "members"),
         ({"ridge": -1.0}, "ridge"),
         ({"rcond": 1.0}, "rcond"),
+        ({"twojmax": 16, "quadratic": True}, "quadratic"),
+        ({"twojmax": 12, "quadratic": True, "members": 12}, "members_per_task"),
+        ({"twojmax": 8, "members": 2_000_000}, "members_per_task"),
         ({"energy_weight": 0.0, "force_weight_A": 0.0}, "energy_weight"),
         ({"group_weights": {"a": -1.0}}, "group_weights.a"),
         ({"group_weights": {"a": (1.0, float("inf"), 1.0)}}, "group_weights.a"),
@@ -414,7 +418,21 @@ def test_settings_that_cannot_work_are_refused(fields, where):
     assert caught.value.where == where
 
 
+def test_memory_is_counted_over_elements_and_members():
+    many = tuple(chemical_symbols[1:90])
+    weights = dict.fromkeys(many, 1.0)
+    with pytest.raises(
+        InputError, match=r"45123 unknowns, of 1 members .* need 195 GB .*\n.*a lower twojmax"
+    ) as caught:
+        Part(twojmax=20, weights=weights).check(frozenset(many))
+    assert caught.value.where == "twojmax"
+    Part(twojmax=12, quadratic=True, members=12, members_per_task=8).check(frozenset({"Al"}))
+    with pytest.raises(InputError, match=r"hint: members_per_task: 8"):
+        Part(twojmax=12, quadratic=True, members=12).check(frozenset({"Al"}))
+
+
 def test_settings_that_work_are_not():
     Part().check(frozenset({"Al"}))
+    Part(twojmax=14, quadratic=True).check(frozenset({"Al"}))
     Part().check(frozenset())
     ALLOY.check(frozenset({"Al", "Cu"}))
