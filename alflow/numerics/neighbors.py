@@ -24,6 +24,9 @@ MAX_NEIGHBORS: Final = 5000
 MAX_FRACTION: Final = 1e8
 """A frame with an atom more lattice vectors than this from the origin gets no list: its digits are gone."""
 
+_LONGEST_A: Final = 1e90
+"""The product of three vectors of this length still is a number."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Neighbors:
@@ -166,7 +169,7 @@ def completed_cells(frames: Frames) -> tuple[Floats, Bools]:
         kept = cell[f][frames.pbc[f]]
         if np.isfinite(kept).all():  # rows of the null space of what is kept: orthogonal to it and to each other
             cell[f][~frames.pbc[f]] = np.linalg.svd(np.vstack([kept, np.zeros((3, 3))]))[2][len(kept) :]
-    valid = np.isfinite(cell).all((1, 2))
+    valid = (np.abs(cell) < _LONGEST_A).all((1, 2))  # False for NaN, too
     cell[~valid] = np.eye(3)
     length: Floats = np.linalg.norm(cell, axis=2).prod(1)
     valid &= np.abs(np.linalg.det(cell)) > 1e-6 * np.maximum(length, 1e-9)

@@ -86,6 +86,7 @@ def test_hopeless_frames_get_no_pairs_and_spoil_no_others():
         good.moved(good.positions + 1e12),
         good.moved(good.positions, good.cell * np.nan),
         good.moved(good.positions, good.cell * 0),
+        good.moved(good.positions, good.cell * 1e200),
         good.moved(good.positions, good.cell * [[1], [1], [0]]),
         good.moved(good.positions, good.cell * 1e-3),
         Frames.single([13] * 2, [[0, 0, 0], [1, 1, 1]], np.diag([1e-4, 5, 5]), (True, False, False)),
