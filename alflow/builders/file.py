@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -65,8 +66,18 @@ class Part:
             InputError: they cannot be read.
         """
         try:
-            return read_file(self.path, self.index)
+            stat = self.path.stat() if self.path.exists() else None
+            return _kept(self.path, self.index, stat and (stat.st_mtime_ns, stat.st_size))
         except DataError as exc:
             raise InputError(
                 "path", str(exc), "give a file of structures that ase can read, and an index it has"
             ) from exc
+
+
+@lru_cache(maxsize=2)
+def _kept(path: Path, index: str, _state: tuple[int, int] | None) -> Shard:
+    """A file's structures: a large one takes many seconds to read, and is asked for its elements and groups, too.
+
+    Its time and size are for the cache.
+    """
+    return read_file(path, index)

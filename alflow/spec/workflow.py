@@ -266,8 +266,6 @@ class _Reader:
             made = self._stage(raw, defaults, i, [stage for stage, *_ in found])
             if made is not None:
                 found.append(made)
-        if self._errors:
-            return []
         stages = self._with_elements([(stage, place) for stage, _, place in found])
         return [(stage, plain) for stage, (_, plain, _) in zip(stages, found, strict=True)]
 
@@ -278,7 +276,7 @@ class _Reader:
         not know an element cannot follow it.
         """
         every, found = [stage for stage, _ in stages], list[Stage]()
-        held = [_elements(every, stage) for stage in every]
+        held = [self._held(every, stage) for stage in every]
         union = tuple(sorted(frozenset().union(*held))) if all(held) else ()
         for (stage, place), elements in zip(stages, held, strict=True):
             potential: Any = stage.potential
@@ -291,6 +289,14 @@ class _Reader:
             self._within(place["potential"], partial(_groups_there, every[: len(found) + 1], potential))
             found.append(replace(stage, potential=potential))
         return found
+
+    @staticmethod
+    def _held(stages: Sequence[Stage], stage: Stage) -> frozenset[str]:
+        """Elements of what a stage builds; none if its builder cannot work, which has been told."""
+        try:
+            return _elements(stages, stage)
+        except InputError:
+            return frozenset()
 
     def _stage(
         self, raw: Any, defaults: Mapping[str, Any], index: int, earlier: Sequence[Stage]

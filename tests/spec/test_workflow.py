@@ -192,6 +192,21 @@ def test_what_a_potential_says_of_elements_and_groups_that_are_not_there(write, 
     assert words in str(caught.value)
 
 
+def test_what_a_potential_says_is_told_with_all_other_mistakes(write):
+    content = copy.deepcopy(TOY)
+    builder = {"kind": "random_cell", "species": {"Al": 1.0}}
+    wrong = {"potential": {**SNAP, "twojmax": -1}, "uncertainty": {"kind": "none"}, "builder": builder}
+    content["stages"] = [
+        {**TOY["stages"][0], **wrong},
+        {**TOY["stages"][0], "name": "two", "selector": {"kind": "anny"}},
+    ]
+    content["stages"].append({**TOY["stages"][0], "name": "three", "builder": {"kind": "file", "path": "nowhere.xyz"}})
+    with pytest.raises(InputError) as caught:
+        load(write(content))
+    told = str(caught.value)
+    assert [place in told for place in ("twojmax", "stages[1].selector", "stages[2].builder.path")] == [True] * 3
+
+
 def test_groups_of_earlier_stages_are_there_and_those_of_later_ones_are_not(write):
     for name in ("pure", "alloy"):
         two_stages(write, SNAP, {**SNAP, "group_weights": {name: 2.0}})
