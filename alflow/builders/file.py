@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,7 +12,6 @@ from alflow.core.frames import Frames
 from alflow.errors import DataError, InputError
 from alflow.interfaces import part
 from alflow.store.convert import read_file
-from alflow.store.shards import Shard
 
 
 @part
@@ -38,29 +38,25 @@ class Part:
     def elements(self) -> frozenset[str]:
         from ase.data import chemical_symbols
 
-        return frozenset(chemical_symbols[z] for z in np.unique(self._read().frames.numbers))
+        return frozenset(chemical_symbols[z] for z in np.unique(self._read()[0].numbers))
 
     def group_names(self) -> frozenset[str]:
-        return frozenset(self._groups()) - {""}
+        return frozenset(self._read()[1].values()) - {""}
 
     def groups(self, frames: Frames) -> list[str]:
-        known = dict(zip(self._read().frames.ids(), self._groups(), strict=True))
-        return [known[name] for name in frames.ids()]
+        _, group_of = self._read()
+        return [group_of.get(name, "") for name in frames.ids()] if group_of else [""] * len(frames)
 
     def build(self, count: int, rng: np.random.Generator, source: Frames | None = None) -> Frames:  # noqa: ARG002 -- the role's
-        frames = self._read().frames
+        frames, _ = self._read()
         order = [
             rng.permutation(len(frames)) if self.shuffle else np.arange(len(frames))
             for _ in range(-(-count // len(frames)))
         ]
         return frames.take(np.concatenate([*order, np.zeros(0, np.int64)])[:count])
 
-    def _groups(self) -> list[str]:
-        shard = self._read()
-        return [str(g) for g in shard.columns.get("group", [""] * len(shard.frames))]
-
-    def _read(self) -> Shard:
-        """The structures.
+    def _read(self) -> tuple[Frames, Mapping[str, str]]:
+        """The structures, and the group of each by its content id, if there are groups.
 
         Raises:
             InputError: they cannot be read.
@@ -75,9 +71,11 @@ class Part:
 
 
 @lru_cache(maxsize=2)
-def _kept(path: Path, index: str, _state: tuple[int, int] | None) -> Shard:
-    """A file's structures: a large one takes many seconds to read, and is asked for its elements and groups, too.
+def _kept(path: Path, index: str, _state: tuple[int, int] | None) -> tuple[Frames, Mapping[str, str]]:
+    """A file's structures and groups: a large one takes many seconds to read, and every task asks for both.
 
     Its time and size are for the cache.
     """
-    return read_file(path, index)
+    shard = read_file(path, index)
+    groups = shard.columns.get("group")
+    return shard.frames, {} if groups is None else dict(zip(shard.frames.ids(), map(str, groups), strict=True))

@@ -20,7 +20,6 @@ from alflow.numerics.entropy import Known
 from alflow.numerics.entropy_metric import Metric, metric
 from alflow.numerics.entropy_potential import EntropyPotential, metered
 from alflow.numerics.neighbors import neighbor_list
-from alflow.samplers._entropy_run import Run
 from alflow.store.convert import read_file
 
 # Far beyond what is of use, and still such that no product or power in between overflows
@@ -172,6 +171,8 @@ class Part:
     ) -> Harvest:
         offset, seeds = rng.random(), rng.integers(2**63, size=len(start))
         steps = np.floor(offset + self.maximize_fraction * np.arange(len(start) + 1))
+        from alflow.samplers._entropy_run import Run  # brings torch, which a check of a workflow can do without
+
         draws = np.array([np.random.default_rng([int(s), _STRENGTH]).random() for s in seeds])
         low, high = np.log(self.K_eV)
         K = np.where(np.diff(steps) > 0, 1.0, -1.0) * np.exp(low + (high - low) * draws)
